@@ -4,7 +4,7 @@
 //! * 16 bits with one scale per 256 columns, for prefill without VNNI: activations use 13 bits and
 //!   weights 12, so that 256 products fit in an i32. Finer than bf16 except for numbers that are
 //!   very small beside the largest of their block.
-//! * bf16 in AMX tiles of 16 rows and 32 columns, for prefill where the CPU has AMX or AVX512-BF16.
+//! * bf16 in AMX tiles of 16 rows and 32 columns, for prefill where the CPU multiplies bf16.
 //! * f32, for weights of 16 and 32 bits.
 
 use super::dispatch;
@@ -177,7 +177,6 @@ impl Activations {
     }
 
     /// All rows as AMX tiles of bf16, after their conversion.
-    #[cfg(any(test, target_arch = "x86_64"))]
     pub(super) fn amx_tiles(&self) -> &[AmxTile] {
         self.assert_converted(ActivationFormat::Bf16);
         &self.amx_tiles

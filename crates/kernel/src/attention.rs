@@ -58,7 +58,7 @@ pub fn attention_format(isa: Isa, layout: KvLayout, rows: usize) -> ActivationFo
         KvDtype::Q8_0 if decode => ActivationFormat::Int8,
         KvDtype::Bf16 | KvDtype::Q8_0
             if !decode
-                && isa.has_bf16()
+                && isa.has_avx512bf16()
                 && !isa.choices().f32_attention
                 && layout.width.is_multiple_of(BLOCK) =>
         {

@@ -15,8 +15,7 @@ const LINE: usize = 64;
 /// One row of an AMX tile as pairs of columns.
 type Pairs = [i32; BLOCK / 2];
 
-/// `sums[row] = x[row] · weights`. `x` is `[rows / 16, columns / 32]`, rounded up, and `weights` a
-/// bf16 panel. The sums of padding rows are dropped.
+/// See [`crate::dispatch::gemm_bf16`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
 pub(super) fn gemm_bf16(x: &[AmxTile], weights: &[u8], sums: &mut [F32x16]) {
     let row_tiles = weights.len() / size_of::<AmxTile>();

@@ -6,12 +6,14 @@ use super::avx2;
 #[cfg(target_arch = "x86_64")]
 use super::avx512;
 #[cfg(target_arch = "x86_64")]
+use super::avx512bf16;
+#[cfg(target_arch = "x86_64")]
 use super::avxvnni;
 use super::isa::{Isa, Tier};
 use super::kernels::{GemmQ8, Kernels};
 #[cfg(target_arch = "aarch64")]
 use super::neon;
-use super::operands::{F32x16, Int16Block, Int16Rows, Q8Block, Q8Rows, no_kernel};
+use super::operands::{AmxTile, F32x16, Int16Block, Int16Rows, Q8Block, Q8Rows, no_kernel};
 use super::packed::{BLOCK, PANEL_ROWS, Q8Super, SUPER_BLOCK, WeightFormat, f32_at};
 use super::portable;
 
@@ -179,6 +181,29 @@ pub(super) fn gemm_f16_bf16(
         widen_to_f32(isa, format, panel, first, &mut lines[..count]);
         gemm_f32(isa, lines.as_flattened(), PANEL_ROWS, count, &x[first..], columns, out);
     }
+}
+
+/// BF16 weights with bf16 activations, `[rows / 16, columns / 32]`, rounded up:
+/// `sums[row] = x[row] · panel`. The sums of padding rows are dropped.
+///
+/// # Panics
+/// When the CPU does not multiply bf16; see [`Isa::has_bf16`].
+#[cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    expect(unused_variables, reason = "no kernels")
+)]
+pub(super) fn gemm_bf16(isa: Isa, x: &[AmxTile], panel: &[u8], sums: &mut [F32x16]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa.has_avx512bf16() {
+        // SAFETY: just asked.
+        return unsafe { avx512bf16::gemm_bf16(x, panel, sums) };
+    }
+    #[cfg(target_arch = "aarch64")]
+    if isa.has_bfmmla() {
+        // SAFETY: just asked.
+        return unsafe { neon::bf16::gemm_bf16(x, panel, sums) };
+    }
+    no_kernel(WeightFormat::Bf16)
 }
 
 /// See [`portable::widen_bf16_pairs`]; `pairs` may be longer than the lines need.

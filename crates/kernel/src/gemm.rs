@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::activations::{ActivationFormat, Activations};
 use super::dispatch::{
-    f32_to_int16, gemm_f16_bf16, gemm_f32, gemm_int8, gemm_int8_two, gemm_int16,
+    f32_to_int16, gemm_bf16, gemm_f16_bf16, gemm_f32, gemm_int8, gemm_int8_two, gemm_int16,
     multiplies_two_panels, q8_0_to_int16, widen_to_f32,
 };
 use super::elementwise::silu_mul;
@@ -20,8 +20,6 @@ use super::pool::{Pool, SharedSlice};
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;
-#[cfg(target_arch = "x86_64")]
-use super::avx512bf16;
 
 /// Rows up to which a GEMM counts as decode. More rows (prefill) pay for converting weights to
 /// 16-bit integers or bf16 tiles. An AMX tile has as many rows: with fewer, VNNI is as fast.
@@ -75,10 +73,9 @@ pub fn activation_format(isa: Isa, format: WeightFormat, rows: usize) -> Activat
     let decode = rows <= DECODE_MAX_ROWS;
     match format {
         WeightFormat::F32 => ActivationFormat::F32,
-        WeightFormat::F16 | WeightFormat::Bf16 if decode || isa.is_arm() => ActivationFormat::F32,
-        WeightFormat::Bf16 if isa.has_bf16() && !isa.choices().int16_for_bf16 => {
-            ActivationFormat::Bf16
-        }
+        WeightFormat::F16 | WeightFormat::Bf16 if decode => ActivationFormat::F32,
+        WeightFormat::Bf16 if isa.has_bf16() && !isa.choices().widen_bf16 => ActivationFormat::Bf16,
+        WeightFormat::F16 | WeightFormat::Bf16 if isa.is_arm() => ActivationFormat::F32,
         WeightFormat::F16 if isa.has_amx() => ActivationFormat::Bf16,
         WeightFormat::Q8_0 | WeightFormat::Q4K | WeightFormat::Q6K if isa.has_amx() && !decode => {
             ActivationFormat::Bf16
@@ -398,10 +395,8 @@ fn gemm_panel(
                 sums.copy_from_slice(products);
             });
         }
-        #[cfg(target_arch = "x86_64")]
-        ActivationFormat::Bf16 if isa.has_bf16() && format == WeightFormat::Bf16 => {
-            // SAFETY: the CPU has AVX512-BF16, as was just asked.
-            unsafe { avx512bf16::gemm_bf16(x.amx_tiles(), panel, sums) }
+        ActivationFormat::Bf16 if format == WeightFormat::Bf16 => {
+            gemm_bf16(isa, x.amx_tiles(), panel, sums);
         }
         ActivationFormat::Bf16 => no_kernel(format),
     }

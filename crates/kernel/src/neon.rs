@@ -12,6 +12,7 @@ use super::operands::{F32x16, Q8Block, Q8Rows, for_row_blocks, no_kernel};
 use super::packed::{Asymmetric, BLOCK, PANEL_ROWS, Q8_0_BYTES, WeightFormat, paired_block};
 use super::portable;
 
+pub(super) mod bf16;
 mod dot_product;
 mod k_quants;
 mod peak;

@@ -19,6 +19,8 @@ use super::pool::{Pool, SharedSlice};
 use super::amx;
 #[cfg(target_arch = "x86_64")]
 use super::avx512bf16;
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 
 /// Time for the passes of one number format.
 const BUDGET: Duration = Duration::from_millis(80);
@@ -76,7 +78,9 @@ fn multiply_add(isa: Isa, format: ActivationFormat, iterations: usize) -> usize 
         #[cfg(target_arch = "x86_64")]
         ActivationFormat::Bf16 if isa.has_amx() => amx::peak_bf16,
         #[cfg(target_arch = "x86_64")]
-        ActivationFormat::Bf16 if isa.has_bf16() => avx512bf16::peak_bf16,
+        ActivationFormat::Bf16 if isa.has_avx512bf16() => avx512bf16::peak_bf16,
+        #[cfg(target_arch = "aarch64")]
+        ActivationFormat::Bf16 if isa.has_bfmmla() => neon::bf16::peak_bf16,
         ActivationFormat::Bf16 => return 0,
     };
     // SAFETY: a value of `Isa` exists only for a tier that this CPU has, and for bf16 it was asked.

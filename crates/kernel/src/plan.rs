@@ -20,14 +20,14 @@ static OPERATIONS: [Operation; 3] = [
     Operation {
         name: "attention",
         variants: ["bf16", "f32"],
-        has_both: Isa::has_bf16,
+        has_both: Isa::has_avx512bf16,
         second: |plan| &mut plan.f32_attention,
     },
     Operation {
         name: "bf16",
-        variants: ["bf16", "int16"],
+        variants: ["bf16", if cfg!(target_arch = "aarch64") { "f32" } else { "int16" }],
         has_both: Isa::has_bf16,
-        second: |plan| &mut plan.int16_for_bf16,
+        second: |plan| &mut plan.widen_bf16,
     },
     Operation {
         name: "int8",

@@ -13,7 +13,7 @@ use crate::{amx, avx512bf16};
 /// Attends to all pages of a context, several per step.
 pub(super) fn attend(context: &Context<'_>, queries: &[f32], softmax: &mut OnlineSoftmax) {
     let Context { isa, group, task, .. } = *context;
-    assert!(isa.has_bf16(), "{} does not multiply bf16", isa.name());
+    assert!(isa.has_avx512bf16(), "{} has no AVX512-BF16", isa.name());
     let width = context.cache.layout().width;
     let (padded, row_tiles) = (softmax.padded, width / BLOCK);
     let mut q = vec![AmxTile::ZERO; padded / PANEL_ROWS * row_tiles];

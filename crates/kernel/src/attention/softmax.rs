@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn weights_in_bf16_are_those_of_the_formula_rounded() {
-        if Isa::for_tests().into_iter().all(|isa| !isa.has_bf16()) {
+        if Isa::for_tests().into_iter().all(|isa| !isa.has_avx512bf16()) {
             return skipped("no softmax in bf16: this CPU does not multiply bf16");
         }
         let (group, rows, padded, start) = (3, 15, 16, 32);
@@ -207,7 +207,7 @@ mod tests {
                 let positions = start..start + pages * PAGE - 5;
                 let mut softmax = OnlineSoftmax::new(rows, padded, PANEL_ROWS);
                 let mut p = vec![AmxTile([[0x7fc0; BLOCK]; PANEL_ROWS]); pages];
-                // SAFETY: `has_bf16` was asked.
+                // SAFETY: `has_avx512bf16` was asked.
                 unsafe {
                     let positions = positions.clone();
                     online_softmax_bf16(group, before, positions, &scores, &mut p, &mut softmax);
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn steps_rescale_and_scores_without_a_largest_weigh_nothing() {
-        if Isa::for_tests().into_iter().all(|isa| !isa.has_bf16()) {
+        if Isa::for_tests().into_iter().all(|isa| !isa.has_avx512bf16()) {
             return skipped("no softmax in bf16: this CPU does not multiply bf16");
         }
         let mut softmax = OnlineSoftmax::new(17, 32, PANEL_ROWS);
@@ -250,7 +250,7 @@ mod tests {
             let scores = vec![[score; PANEL_ROWS]; 2 * 32];
             let mut p = vec![AmxTile([[0x7fc0; BLOCK]; PANEL_ROWS]); 2];
             let positions = number * PAGE..(number + 1) * PAGE;
-            // SAFETY: `has_bf16` was asked.
+            // SAFETY: `has_avx512bf16` was asked.
             unsafe { online_softmax_bf16(1, 500, positions, &scores, &mut p, &mut softmax) };
             // The last row is alone in its tile.
             (softmax.max[16], softmax.sum[16], softmax.values[16][0], p[1].0[0][0])

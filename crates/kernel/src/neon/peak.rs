@@ -7,7 +7,7 @@ use super::DotProduct;
 
 /// Independent sums in the peak loops: four instructions per cycle with a latency of four cycles
 /// need at least sixteen.
-const SUMS: usize = 24;
+pub(super) const SUMS: usize = 24;
 
 /// The multiply-adds of [`super::gemm_f32`] without loads; returns operations per iteration.
 #[target_feature(enable = "neon")]

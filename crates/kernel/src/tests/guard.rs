@@ -10,8 +10,8 @@ use memmap2::{MmapMut, MmapOptions};
 
 use super::*;
 use crate::dispatch::{
-    gemm_f16_bf16, gemm_f32, gemm_int8, gemm_int8_two, gemm_int16, multiplies_two_panels,
-    q8_0_to_int16,
+    gemm_bf16, gemm_f16_bf16, gemm_f32, gemm_int8, gemm_int8_two, gemm_int16,
+    multiplies_two_panels, q8_0_to_int16,
 };
 use crate::operands::{F32x16, Int16Block, Int16Rows, Q8Block, Q8Rows};
 use crate::packed::SUPER_BLOCK;
@@ -215,7 +215,6 @@ fn gemm_int16_stays_within_its_operands() {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
 #[test]
 fn bf16_gemm_stays_within_its_operands() {
     let mut tiers = Isa::for_tests();
@@ -229,10 +228,7 @@ fn bf16_gemm_stays_within_its_operands() {
             for rows in [1, 15, 16, 17, 40] {
                 let x = converted(isa, rows, columns, ActivationFormat::Bf16);
                 let tiles = GuardedBuffer::new(x.amx_tiles());
-                // SAFETY: `has_bf16` was asked.
-                let out = sums(rows, |sums| unsafe {
-                    avx512bf16::gemm_bf16(tiles.get(), panel.get(), sums);
-                });
+                let out = sums(rows, |sums| gemm_bf16(isa, tiles.get(), panel.get(), sums));
                 let expected = sums(rows, |sums| {
                     gemm_f16_bf16(isa, WeightFormat::Bf16, panel.get(), columns, x.f32(), sums);
                 });
@@ -240,6 +236,7 @@ fn bf16_gemm_stays_within_its_operands() {
                 for (a, b) in out.as_flattened().iter().zip(expected.as_flattened()) {
                     assert!((a - b).abs() <= 0.01 * max, "{columns} {rows}: {a} for {b}");
                 }
+                #[cfg(target_arch = "x86_64")]
                 if isa.has_amx() && rows % PANEL_ROWS == 0 {
                     let amx_sums = sums(rows, |sums| {
                         // SAFETY: `has_amx` was asked.
