@@ -112,16 +112,28 @@ impl WorkerProcess {
         &self,
         deadline: Option<Instant>,
     ) -> std::result::Result<T, NoResponse> {
+        let line = self.receive_line(deadline)?;
+        serde_json::from_str(&line).map_err(|_| {
+            let line = shortened(&line);
+            let why = format!("a worker sent an invalid response: `{line}`");
+            NoResponse::Invalid(Error::Failed(why))
+        })
+    }
+
+    /// The same for a line of any text.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) fn receive_line(
+        &self,
+        deadline: Option<Instant>,
+    ) -> std::result::Result<String, NoResponse> {
         let line = match deadline {
             Some(at) => self.lines.recv_timeout(at.saturating_duration_since(Instant::now())),
             None => self.lines.recv().map_err(RecvTimeoutError::from),
         };
         match line {
-            Ok(Ok(line)) => serde_json::from_str(&line).map_err(|_| {
-                let line = shortened(&line);
-                let why = format!("a worker sent an invalid response: `{line}`");
-                NoResponse::Invalid(Error::Failed(why))
-            }),
+            Ok(Ok(line)) => Ok(line),
             Ok(Err(source)) => {
                 Err(NoResponse::Invalid(Error::Read { path: self.program.clone(), source }))
             }

@@ -10,12 +10,11 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
+use crate::error::{Error, Result, shortened};
 use crate::model::EngineKind;
 use crate::record::{Absence, AbsenceKind};
 use crate::suite::worker::{NoResponse, WorkerProcess, own_process_group};
-use crate::{Error, Result};
 
 use super::cases::PeerCase;
 use super::process::{Peer, Response, TIMEOUT, Turn, TurnKind};
@@ -44,7 +43,7 @@ impl FromStr for External {
     }
 }
 
-/// The line of JSON that `llama-bench -o jsonl` prints for a test.
+/// A test in the JSON that `llama-bench -o json` prints.
 #[derive(Debug, Deserialize)]
 struct Test {
     /// Tokens per second, the mean of the repetitions: here there is one.
@@ -59,17 +58,54 @@ struct Test {
     build_number: u64,
 }
 
-/// The line of JSON that `llama-batched-bench --output-format jsonl` prints for a test.
-#[derive(Debug, Deserialize)]
+/// How a program is told to generate after tokens that are not timed.
+#[derive(Debug, Clone, Copy)]
+enum DepthFlag {
+    /// llama.cpp: `-n N -d D`.
+    Depth,
+    /// ik_llama.cpp: `-gp D,N`. It reports the tokens before as its prompt.
+    GenerateAfterPrompt,
+}
+
+impl DepthFlag {
+    /// The one that a program's `--help` lists, if any.
+    fn of_help(help: &str) -> Option<Self> {
+        let listed = |flag: &str| help.split_whitespace().any(|word| word == flag);
+        match () {
+            () if listed("--n-depth") => Some(Self::Depth),
+            () if listed("-gp") => Some(Self::GenerateAfterPrompt),
+            () => None,
+        }
+    }
+}
+
+/// A row of the table that `llama-batched-bench` prints.
+#[derive(Debug)]
 struct BatchedTest {
     /// Tokens per second of all sequences while they decode.
-    speed_tg: f64,
+    decode_rate: f64,
     /// Prompt tokens of each sequence.
-    pp: usize,
+    prompt: usize,
     /// Decode steps.
-    tg: usize,
-    /// Sequences.
-    pl: usize,
+    steps: usize,
+    sequences: usize,
+}
+
+impl BatchedTest {
+    /// The first row of the table in the text.
+    fn first(text: &str) -> Option<Self> {
+        let mut rows = text.lines().map(|line| line.split('|').map(str::trim).collect::<Vec<_>>());
+        let header = rows.find(|cells| cells.contains(&"S_TG t/s"))?;
+        rows.find_map(|cells| {
+            let cell = |name| cells.get(header.iter().position(|cell| *cell == name)?);
+            Some(Self {
+                decode_rate: cell("S_TG t/s")?.parse().ok()?,
+                prompt: cell("PP")?.parse().ok()?,
+                steps: cell("TG")?.parse().ok()?,
+                sequences: cell("B")?.parse().ok()?,
+            })
+        })
+    }
 }
 
 /// The contexts of llama.cpp's sequences are multiples of this.
@@ -81,6 +117,7 @@ pub(super) struct LlamaBench {
     file: PathBuf,
     threads: usize,
     flash_attention: bool,
+    depth_flag: Option<DepthFlag>,
     build: String,
 }
 
@@ -97,7 +134,12 @@ impl LlamaBench {
         flash_attention: bool,
     ) -> Result<Self> {
         let (external, file) = (external.clone(), file.to_owned());
-        let mut bench = Self { external, file, threads, flash_attention, build: String::new() };
+        let (depth_flag, build) = (None, String::new());
+        let mut bench = Self { external, file, threads, flash_attention, depth_flag, build };
+        let mut help = Command::new(&bench.external.path);
+        help.arg("--help");
+        let help = bench.run(help);
+        bench.depth_flag = help.ok().and_then(|(help, _)| DepthFlag::of_help(&help));
         let Test { build_number, build_commit, .. } = bench.test((1, 0, 0))?;
         bench.build = format!("build {build_number} ({build_commit})");
         Ok(bench)
@@ -110,13 +152,35 @@ impl LlamaBench {
 
     /// Runs one test of (prompt tokens, generated tokens, tokens in the KV cache before).
     fn test(&self, (prompt, generated, depth): (usize, usize, usize)) -> Result<Test> {
-        let mut flags = vec![("-p", prompt), ("-n", generated), ("-r", 1)];
-        if depth > 0 {
-            flags.push(("-d", depth)); // Older versions have no such flag.
-        }
         let program = &self.external.path;
-        let test: Test = self.run(program, &flags, ["-o", "jsonl"])?;
-        if (test.n_prompt, test.n_gen, test.n_depth) != (prompt, generated, depth) {
+        let mut expected = (prompt, generated, depth);
+        let tests = match self.depth_flag {
+            _ if depth == 0 => vec![("-p", prompt.to_string()), ("-n", generated.to_string())],
+            Some(DepthFlag::Depth) => vec![
+                ("-p", prompt.to_string()),
+                ("-n", generated.to_string()),
+                ("-d", depth.to_string()),
+            ],
+            Some(DepthFlag::GenerateAfterPrompt) => {
+                expected = (depth, generated, 0);
+                vec![
+                    ("-p", "0".into()),
+                    ("-n", "0".into()),
+                    ("-gp", format!("{depth},{generated}")),
+                ]
+            }
+            None => {
+                let why = "its --help has neither --n-depth nor -gp, for tokens before the timed";
+                return Err(Error::Unsupported(format!("`{}`: {why}", program.display())));
+            }
+        };
+        let mut command = self.command(program, &tests);
+        command.args(["-r", "1", "-o", "json"]);
+        let (json, _) = self.run(command)?;
+        let [test] = serde_json::from_str::<[Test; 1]>(&json).map_err(|error| {
+            self.failed(program, &format!("{error} in its output `{}`", shortened(json.trim())))
+        })?;
+        if (test.n_prompt, test.n_gen, test.n_depth) != expected {
             return Err(self.failed(program, &format!("it ran another test: {test:?}")));
         }
         Ok(test)
@@ -127,51 +191,71 @@ impl LlamaBench {
         let PeerCase { sequences, tokens, steps, .. } = *case;
         let program = self.external.path.with_file_name(format!("llama-batched-bench{EXE_SUFFIX}"));
         let context = sequences * (tokens + steps).next_multiple_of(CONTEXT_STEP);
-        let mut flags = vec![("-npp", tokens), ("-ntg", steps), ("-npl", sequences)];
         // It may exit before the thread that prints has printed. A further test of one sequence
-        // gives that thread time; it is ended when its line is read.
-        flags.extend([("-npl", 1), ("-c", context)]);
-        let test = self.run(&program, &flags, ["--output-format", "jsonl"]);
-        let test: BatchedTest = test.map_err(|error| match error {
+        // gives that thread time.
+        let tests = [
+            ("-npp", tokens.to_string()),
+            ("-ntg", steps.to_string()),
+            ("-npl", format!("{sequences},1")),
+            ("-c", context.to_string()),
+        ];
+        let (out, log) = self.run(self.command(&program, &tests)).map_err(|error| match error {
             Error::Read { path, source } if source.kind() == io::ErrorKind::NotFound => {
                 Error::Unsupported(format!("there is no `{}`", path.display()))
             }
             error => error,
         })?;
-        if (test.pp, test.tg, test.pl) != (tokens, steps, sequences) {
+        // ik_llama.cpp's prints the table where others print their log.
+        let test = BatchedTest::first(&out).or_else(|| BatchedTest::first(&log));
+        let test = test.ok_or_else(|| {
+            let why = format!("no table with S_TG t/s in its output `{}`", shortened(out.trim()));
+            self.failed(&program, &why)
+        })?;
+        if (test.prompt, test.steps, test.sequences) != (tokens, steps, sequences) {
             return Err(self.failed(&program, &format!("it ran another test: {test:?}")));
         }
         Ok(test)
     }
 
-    /// Runs a program, parses the first line that it prints, and ends it.
-    fn run<T: DeserializeOwned>(
-        &self,
-        program: &Path,
-        flags: &[(&str, usize)],
-        format: [&str; 2],
-    ) -> Result<T> {
+    /// A program on the file, with further flags and their values.
+    fn command(&self, program: &Path, flags: &[(&str, String)]) -> Command {
         let mut command = Command::new(program);
         command.arg("--model").arg(&self.file);
-        let common = [("--threads", self.threads), ("-fa", usize::from(self.flash_attention))];
+        let flash_attention = usize::from(self.flash_attention).to_string();
+        let common = [("--threads", self.threads.to_string()), ("-fa", flash_attention)];
         for (flag, value) in common.iter().chain(flags) {
-            command.args([*flag, &value.to_string()]);
+            command.args([*flag, value]);
         }
-        command.args(format).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs a program to its end; returns what it printed to standard output and to standard error.
+    fn run(&self, mut command: Command) -> Result<(String, String)> {
+        let program = PathBuf::from(command.get_program());
+        let program = program.as_path();
+        command.stderr(Stdio::piped());
         own_process_group(&mut command);
         let mut process = WorkerProcess::spawn(&mut command, self.threads)?;
-        let line = process.receive::<T>(Some(Instant::now() + TIMEOUT));
-        if !matches!(line, Err(NoResponse::Closed)) {
+        let deadline = Some(Instant::now() + TIMEOUT);
+        let mut out = String::new();
+        let end = loop {
+            match process.receive_line(deadline) {
+                Ok(line) => out += &(line + "\n"),
+                Err(end) => break end,
+            }
+        };
+        if !matches!(end, NoResponse::Closed) {
             process.kill();
         }
         let exit = process.wait()?;
-        line.map_err(|none| match none {
+        match end {
+            NoResponse::Closed if exit.status.success() => Ok((out, exit.stderr)),
+            NoResponse::Closed => Err(self.failed(program, &exit.error().to_string())),
             NoResponse::TimedOut => {
-                self.failed(program, &format!("no answer for {} s", TIMEOUT.as_secs()))
+                Err(self.failed(program, &format!("no answer for {} s", TIMEOUT.as_secs())))
             }
-            NoResponse::Invalid(error) => self.failed(program, &error.chain()),
-            NoResponse::Closed => self.failed(program, &exit.error().to_string()),
-        })
+            NoResponse::Invalid(error) => Err(self.failed(program, &error.chain())),
+        }
     }
 
     fn failed(&self, program: &Path, why: &str) -> Error {
@@ -197,7 +281,7 @@ impl Peer for LlamaBench {
             PeerCase { sequences: 1, tokens, steps, .. } => {
                 self.test((0, steps, tokens)).map(|test| test.avg_ts)
             }
-            _ => self.batched_test(case).map(|test| test.speed_tg),
+            _ => self.batched_test(case).map(|test| test.decode_rate),
         };
         Ok(match rate {
             Ok(rate) if rate.is_finite() && rate > 0.0 => {

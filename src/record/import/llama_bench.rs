@@ -1,4 +1,4 @@
-//! `llama-bench -o json` and `-o jsonl` of llama.cpp: one case per test, `pp512` (a prompt of 512
+//! `llama-bench -o json` and `-o jsonl` of llama.cpp and of ik_llama.cpp: one case per test, `pp512` (a prompt of 512
 //! tokens), `tg128` (128 tokens generated), `pp512+tg128`, with `@d4096` behind a prefix of 4096
 //! tokens. Settings that differ within the file are part of the name.
 
@@ -43,6 +43,22 @@ const SETTINGS: &[&str] = &[
     "cpu_mask",
     "cpu_strict",
     "poll",
+    // Of ik_llama.cpp.
+    "mla_attn",
+    "attn_max_batch",
+    "ser",
+    "reuse",
+    "repack",
+    "mqkv",
+    "muge",
+    "fused_moe",
+    "grouped_er",
+    "no_fused_up_gate",
+    "use_thp",
+    "no_ooae",
+    "rcache",
+    "sas",
+    "override_tensor",
 ];
 
 /// What every test of a file must share.
@@ -67,9 +83,11 @@ fn read(document: &Value) -> Result<Import, String> {
     let label = |name: &&str| Some(((*name).to_owned(), setting(first, name)?));
     let mut import = Import {
         started: text(first, "/test_time").unwrap_or_default(),
-        version: count(first, "/build_number").map_or(String::new(), |number| format!("b{number}")),
+        version: count(first, "/build_number")
+            .filter(|number| *number > 0)
+            .map_or(String::new(), |number| format!("b{number}")),
         commit: text(first, "/build_commit").filter(|commit| commit != "unknown"),
-        engine: "llama.cpp".into(),
+        engine: if first.get("mla_attn").is_some() { "ik_llama.cpp" } else { "llama.cpp" }.into(),
         device: text(first, "/backends").unwrap_or_default(),
         // Where tests differ in it, it is part of their names.
         threads: match fixed.contains(&"n_threads") {
@@ -131,7 +149,11 @@ fn machine(test: &Value) -> Machine {
 
 fn case(test: &Value, varying: &[&str]) -> Result<Case, String> {
     let number = |name: &str| count(test, &format!("/{name}")).unwrap_or(0) as usize;
-    let (prompt, new, depth) = (number("n_prompt"), number("n_gen"), number("n_depth"));
+    let (mut prompt, new, mut depth) = (number("n_prompt"), number("n_gen"), number("n_depth"));
+    // ik_llama.cpp's `-gp D,N` times generation alone and reports the tokens before as a prompt.
+    if test["test"].as_str() == Some(&format!("tg{new}@pp{prompt}")) {
+        (prompt, depth) = (0, prompt);
+    }
     let mut parts = Vec::new();
     if prompt > 0 {
         parts.push(format!("pp{prompt}"));

@@ -50,6 +50,20 @@ fn a_result_of_llama_bench_has_a_case_per_test() {
 }
 
 #[test]
+fn generation_after_a_prompt_of_ik_llama_cpp_has_a_depth() {
+    // As its `-p 0 -n 0 -gp 4096,16` reports it, and its `-pg 64,16`.
+    let after = json!({ "n_prompt": 4096, "test": "tg16@pp4096", "mla_attn": 3 });
+    let both = json!({ "n_prompt": 64, "test": "pp64+tg16", "mla_attn": 3 });
+    let record = read(&json!([llama_test(0, 16, &after), llama_test(0, 16, &both)]));
+    let ids: Vec<&str> = record.scenarios.iter().map(|case| case.id.as_str()).collect();
+    assert_eq!(ids, ["tg16@d4096", "pp64+tg16"]);
+    let Work { depth, prompt_tokens, .. } = &record.scenarios[0].work;
+    assert_eq!((*depth, &prompt_tokens[..]), (4096, &[0][..]));
+    near(record.scenarios[0].blocks[0].value("decode_tok_s"), 256.0);
+    assert_eq!(record.settings.labels["mla_attn"], "3");
+}
+
+#[test]
 fn tests_with_other_settings_have_other_names_and_repeated_ones_are_blocks() {
     let threads = |count: u64| llama_test(0, 16, &json!({ "n_threads": count }));
     let record = read(&json!([threads(1), threads(2), threads(1)]));

@@ -26,10 +26,12 @@ fn script(folder: &Path, name: &str, lines: &str) -> External {
 #[test]
 fn a_turn_is_a_test_of_llama_bench_and_its_failures_are_quoted() {
     let folder = tempfile::tempdir().unwrap();
-    // Its flags: --model F --threads 2 -fa 1 -p P -n N -r 1 [-d D] -o jsonl
-    let echo = r#"depth=0; [ "${13}" = -d ] && depth=${14}
-[ "$1 $3 $4 $5 $6 $7 $9 ${11}" = "--model --threads 2 -fa 1 -p -n -r" ] || { echo "flags: $*" >&2; exit 1; }
-echo "{\"build_commit\":\"abc\",\"build_number\":7,\"n_prompt\":$8,\"n_gen\":${10},\"n_depth\":$depth,\"avg_ts\":1$8${10}.5}""#;
+    // Its flags: --model F --threads 2 -fa 1 -p P -n N [-d D] -r 1 -o json
+    let echo = r#"[ "$1" = --help ] && { echo "  -d, --n-depth <n>"; exit; }
+depth=0 last="${11} ${12} ${13} ${14}"
+[ "${11}" = -d ] && depth=${12} last="${13} ${14} ${15} ${16}"
+[ "$1 $3 $4 $5 $6 $7 $9 $last" = "--model --threads 2 -fa 1 -p -n -r 1 -o json" ] || { echo "flags: $*" >&2; exit 1; }
+printf '[\n  {\n"build_commit":"abc","build_number":7,"n_prompt":%s,"n_gen":%s,"n_depth":%s,"avg_ts":1%s%s.5}\n]' $8 ${10} $depth $8 ${10}"#;
     let external = script(folder.path(), "good", echo);
     let start = |external: &External| LlamaBench::start(external, Path::new("m.gguf"), 2, true);
     let mut bench = start(&external).unwrap();
@@ -45,18 +47,25 @@ echo "{\"build_commit\":\"abc\",\"build_number\":7,\"n_prompt\":$8,\"n_gen\":${1
     assert_eq!(rate("decode_depth_4096"), Ok(1032.5));
 
     // Flags of the program beside it:
-    // --model F --threads 2 -fa 1 -npp 128 -ntg 32 -npl 16 -npl 1 -c 4096 --output-format jsonl
+    // --model F --threads 2 -fa 1 -npp 128 -ntg 32 -npl 16,1 -c 4096
     let absent = rate("decode_b16").unwrap_err();
     assert_eq!(absent.kind, AbsenceKind::Unsupported);
     assert!(absent.why.starts_with("there is no `") && absent.why.contains("batched"), "{absent}");
     for (lines, expected) in [
         (
-            r#"[ "$7 $9 ${11} ${13} ${14} ${15} ${16} ${17}" = "-npp -ntg -npl -npl 1 -c 4096 --output-format" ] || exit 1
-echo "{\"pp\":$8,\"tg\":${10},\"pl\":${12},\"speed_tg\":$8${10}${12}.5}"; exec sleep 600"#,
-            Ok(1_283_216.5),
+            r#"[ "$7 $8 $9 ${10} ${11} ${12} ${13} ${14}" = "-npp 128 -ntg 32 -npl 16,1 -c 4096" ] || exit 1
+echo "n_kv_max = 4096"
+echo "|    PP |     TG |    B | S_TG t/s |"
+echo "|-------|--------|------|----------|"
+echo "|   128 |     32 |   16 |    77.25 |"
+echo "|   128 |     32 |    1 |    20.50 |""#,
+            Ok(77.25),
         ),
-        (r#"echo '{"pp":128,"tg":32,"pl":16,"speed_tg":0}'"#, Err("its rate is 0")),
-        (r#"echo '{"pp":128,"tg":32,"pl":1,"speed_tg":9.0}'"#, Err("it ran another test")),
+        // ik_llama.cpp's prints it among its log.
+        ("echo '|PP|TG|B|S_TG t/s|\n|-|-|-|-|\n|128|32|16|8.5|' >&2", Ok(8.5)),
+        ("echo '|PP|TG|B|S_TG t/s|\n|-|-|-|-|\n|128|32|16|0|'", Err("its rate is 0")),
+        ("echo '|PP|TG|B|S_TG t/s|\n|128|32|1|9.0|'", Err("it ran another test")),
+        ("echo 'no such flag'", Err("no table with S_TG t/s in its output `no such flag`")),
         ("echo 'unknown value for -fa' >&2; exit 1", Err("unknown value for -fa")),
     ] {
         script(folder.path(), "llama-batched-bench", lines);
@@ -71,10 +80,31 @@ echo "{\"pp\":$8,\"tg\":${10},\"pl\":${12},\"speed_tg\":$8${10}${12}.5}"; exec s
 
     for (name, lines, expected) in [
         ("bad", "echo 'no such model' >&2; exit 3", "printed `no such model`"),
-        ("chatty", "echo hello", "invalid response: `hello`"),
-        ("other", r#"echo '{"n_prompt":2,"n_gen":0,"avg_ts":1.0}'"#, "it ran another test"),
+        ("chatty", "echo hello", "in its output `hello`"),
+        ("other", r#"echo '[{"n_prompt":2,"n_gen":0,"avg_ts":1.0}]'"#, "it ran another test"),
     ] {
         let error = start(&script(folder.path(), name, lines)).err().unwrap().to_string();
         assert!(error.contains(expected) && error.starts_with(name), "{error}");
     }
+}
+
+#[test]
+fn depth_is_asked_for_as_the_program_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = |name: &str, lines: &str| {
+        LlamaBench::start(&script(folder.path(), name, lines), Path::new("m.gguf"), 2, true)
+    };
+    let case = CASES.iter().find(|case| case.name == "decode_depth_4096").unwrap();
+    // ik_llama.cpp: -p 0 -n 0 -gp D,N, and no --n-depth.
+    let after_prompt = r#"[ "$1" = --help ] && { echo "  -gp <pp,tg>  (default: )"; exit; }
+prompt=1 new=0; [ "$7 $8 $9 ${10} ${11}" = "-p 0 -n 0 -gp" ] && prompt=${12%,*} new=${12#*,}
+echo "[{\"n_prompt\":$prompt,\"n_gen\":$new,\"avg_ts\":9.5}]""#;
+    let turn = start("ik", after_prompt).unwrap().request(case, TurnKind::Timed).unwrap();
+    assert_eq!(turn.map(|turn| turn.rate), Ok(9.5));
+    // Neither: older versions of llama.cpp.
+    let neither = r#"echo '[{"n_prompt":1,"n_gen":0,"avg_ts":1.0}]'"#;
+    let absent = start("old", neither).unwrap().request(case, TurnKind::Timed).unwrap();
+    let absent = absent.err().unwrap();
+    assert_eq!(absent.kind, AbsenceKind::Unsupported);
+    assert!(absent.why.contains("neither --n-depth nor -gp"), "{absent}");
 }
