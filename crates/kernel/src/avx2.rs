@@ -14,9 +14,11 @@ use super::packed::{
 };
 use super::portable;
 
+mod f16_bf16;
 mod k_quants;
 mod peak;
 
+use f16_bf16::gemv_f16_bf16;
 use k_quants::{gemm_q4_k, gemm_q6_k};
 pub(super) use k_quants::{scales_and_minima, super_block_of_rows};
 use peak::{peak_f32, peak_int8, peak_int16};
@@ -29,6 +31,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     gemm_q6_k: GemmQ8::one(gemm_q6_k),
     gemm_asymmetric: GemmQ8::one(gemm_asymmetric),
     gemm_int16,
+    gemv_f16_bf16: Some(gemv_f16_bf16),
     widen_to_f32,
     widen_bf16_pairs,
     f32_to_int16,

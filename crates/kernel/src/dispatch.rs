@@ -13,7 +13,9 @@ use super::isa::{Isa, Tier};
 use super::kernels::{GemmQ8, Kernels};
 #[cfg(target_arch = "aarch64")]
 use super::neon;
-use super::operands::{AmxTile, F32x16, Int16Block, Int16Rows, Q8Block, Q8Rows, no_kernel};
+use super::operands::{
+    AmxTile, F32x16, Int16Block, Int16Rows, Q8Block, Q8Rows, WIDENED_COLUMNS, no_kernel,
+};
 use super::packed::{BLOCK, PANEL_ROWS, Q8Super, SUPER_BLOCK, WeightFormat, f32_at};
 use super::portable;
 
@@ -161,6 +163,9 @@ fn gemm_q8_super<const PANELS: usize>(
     }
 }
 
+/// Rows up to which [`Kernels::gemv_f16_bf16`] runs.
+const GEMV_ROWS: usize = 2;
+
 /// F16 or BF16 weights with f32 activations, for decode. Without a kernel that widens in registers,
 /// blocks of 64 columns are widened to a buffer of 4 KiB, which stays in L1.
 pub(super) fn gemm_f16_bf16(
@@ -175,7 +180,13 @@ pub(super) fn gemm_f16_bf16(
         // SAFETY: see the head of this file.
         return unsafe { kernel(format, panel.as_chunks().0, 1, columns, x, columns, out) };
     }
-    let mut lines = [[0f32; PANEL_ROWS]; 64];
+    if out.len() <= GEMV_ROWS
+        && let Some(kernel) = kernels(isa).gemv_f16_bf16
+    {
+        // SAFETY: as above.
+        return unsafe { kernel(format, panel, columns, x, out) };
+    }
+    let mut lines = [[0f32; PANEL_ROWS]; WIDENED_COLUMNS];
     for first in (0..columns).step_by(lines.len()) {
         let count = lines.len().min(columns - first);
         widen_to_f32(isa, format, panel, first, &mut lines[..count]);

@@ -42,6 +42,9 @@ pub(super) struct Kernels {
     /// Other tiers widen them to a buffer first.
     pub gemm_f16_bf16:
         Option<unsafe fn(WeightFormat, &[[u8; 64]], usize, usize, &[f32], usize, &mut [F32x16])>,
+    /// `(format, panel, columns, x, out)`: the same for one or two rows, where more are faster
+    /// with a buffer. The bits are those of the buffer.
+    pub gemv_f16_bf16: Option<unsafe fn(WeightFormat, &[u8], usize, &[f32], &mut [F32x16])>,
     /// `(format, panel, first, lines)`
     pub widen_to_f32: unsafe fn(WeightFormat, &[u8], usize, &mut [F32x16]),
     /// `(pairs, width, lines)`

@@ -128,6 +128,9 @@ pub(super) fn round(value: f32) -> i32 {
     (value + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32
 }
 
+/// Columns of F16 and BF16 weights that are widened, multiplied and added to the sums at a time.
+pub(super) const WIDENED_COLUMNS: usize = 64;
+
 /// A dispatch that `activation_format` rules out.
 #[cold]
 pub(super) fn no_kernel(format: WeightFormat) -> ! {

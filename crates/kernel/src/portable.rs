@@ -22,6 +22,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     gemm_asymmetric: GemmQ8::one(gemm_asymmetric),
     gemm_int16,
     gemm_f16_bf16: None,
+    gemv_f16_bf16: None,
     widen_to_f32,
     widen_bf16_pairs,
     f32_to_int16,
