@@ -86,6 +86,7 @@ slowed "$(grep -v llama <<<"$engines")"
 step "a Llama of candle-transformers from a folder, which candlemark itself cannot read"
 # A Llama has the tensors of Qwen2, and no biases.
 llama=${CARGO_TARGET_DIR:-target}/llama
+rm -rf "$llama" # Of an earlier run.
 "$tool" synth --shape nano-qwen2 -o "$llama"
 sed -i.bak 's/"qwen2"/"llama"/' "$llama/config.json"
 engine=$(grep llama <<<"$engines")

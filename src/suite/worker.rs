@@ -142,8 +142,14 @@ impl WorkerProcess {
         }
     }
 
-    /// Kills the worker; [`WorkerProcess::wait`] must follow.
+    /// Kills the worker, and the processes that it has started where it leads a group of its own:
+    /// they may hold its pipes. [`WorkerProcess::wait`] must follow.
     pub fn kill(&mut self) {
+        #[cfg(unix)]
+        let _ = rustix::process::kill_process_group(
+            rustix::process::Pid::from_child(&self.child),
+            rustix::process::Signal::KILL,
+        );
         let _ = self.child.kill();
     }
 

@@ -426,7 +426,7 @@ mod tests {
     #[test]
     fn weights_are_dequantized_as_their_layout_says() {
         if !Isa::for_tests().into_iter().any(Isa::has_avx512bf16) {
-            return skipped("weights were not dequantized: this CPU does not multiply bf16");
+            return skipped("weights were not dequantized: this CPU has no AVX512-BF16");
         }
         for dtype in [GgmlType::F16, GgmlType::Q8_0, GgmlType::Q4K, GgmlType::Q6K] {
             let format = WeightFormat::from_dtype(dtype).unwrap();

@@ -39,7 +39,7 @@ pub(super) struct Kernels {
     /// `(weights, x, out)`
     pub gemm_int16: unsafe fn(&Int16Block, Int16Rows<'_>, &mut [F32x16]),
     /// `(format, lines, step, columns, x, stride, out)`: F16 or BF16 weights, widened in registers.
-    /// Other tiers widen them to a buffer first.
+    /// Other tiers widen them to a buffer first, but see `gemv_f16_bf16`.
     pub gemm_f16_bf16:
         Option<unsafe fn(WeightFormat, &[[u8; 64]], usize, usize, &[f32], usize, &mut [F32x16])>,
     /// `(format, panel, columns, x, out)`: the same for one or two rows, where more are faster

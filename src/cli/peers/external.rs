@@ -108,6 +108,12 @@ impl BatchedTest {
     }
 }
 
+/// Enough for a program to print its help.
+const HELP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Most bytes of standard output that are read: a hundred times what a test prints.
+const MAX_OUTPUT: usize = 1 << 20;
+
 /// The contexts of llama.cpp's sequences are multiples of this.
 const CONTEXT_STEP: usize = 256;
 
@@ -117,7 +123,8 @@ pub(super) struct LlamaBench {
     file: PathBuf,
     threads: usize,
     flash_attention: bool,
-    depth_flag: Option<DepthFlag>,
+    /// Or why there is none.
+    depth_flag: std::result::Result<DepthFlag, String>,
     build: String,
 }
 
@@ -134,12 +141,17 @@ impl LlamaBench {
         flash_attention: bool,
     ) -> Result<Self> {
         let (external, file) = (external.clone(), file.to_owned());
-        let (depth_flag, build) = (None, String::new());
+        let (depth_flag, build) = (Err(String::new()), String::new());
         let mut bench = Self { external, file, threads, flash_attention, depth_flag, build };
         let mut help = Command::new(&bench.external.path);
         help.arg("--help");
-        let help = bench.run(help);
-        bench.depth_flag = help.ok().and_then(|(help, _)| DepthFlag::of_help(&help));
+        let help = bench.run(help, HELP_TIMEOUT);
+        bench.depth_flag = help.map_err(|error| error.chain()).and_then(|(help, _)| {
+            DepthFlag::of_help(&help).ok_or_else(|| {
+                let program = bench.external.path.display();
+                format!("`{program} --help` has neither --n-depth nor -gp")
+            })
+        });
         let Test { build_number, build_commit, .. } = bench.test((1, 0, 0))?;
         bench.build = format!("build {build_number} ({build_commit})");
         Ok(bench)
@@ -154,14 +166,14 @@ impl LlamaBench {
     fn test(&self, (prompt, generated, depth): (usize, usize, usize)) -> Result<Test> {
         let program = &self.external.path;
         let mut expected = (prompt, generated, depth);
-        let tests = match self.depth_flag {
+        let tests = match &self.depth_flag {
             _ if depth == 0 => vec![("-p", prompt.to_string()), ("-n", generated.to_string())],
-            Some(DepthFlag::Depth) => vec![
+            Ok(DepthFlag::Depth) => vec![
                 ("-p", prompt.to_string()),
                 ("-n", generated.to_string()),
                 ("-d", depth.to_string()),
             ],
-            Some(DepthFlag::GenerateAfterPrompt) => {
+            Ok(DepthFlag::GenerateAfterPrompt) => {
                 expected = (depth, generated, 0);
                 vec![
                     ("-p", "0".into()),
@@ -169,15 +181,17 @@ impl LlamaBench {
                     ("-gp", format!("{depth},{generated}")),
                 ]
             }
-            None => {
-                let why = "its --help has neither --n-depth nor -gp, for tokens before the timed";
-                return Err(Error::Unsupported(format!("`{}`: {why}", program.display())));
+            Err(why) => {
+                let why = format!("no flag for tokens before those that are timed: {why}");
+                return Err(Error::Unsupported(why));
             }
         };
         let mut command = self.command(program, &tests);
         command.args(["-r", "1", "-o", "json"]);
-        let (json, _) = self.run(command)?;
-        let [test] = serde_json::from_str::<[Test; 1]>(&json).map_err(|error| {
+        let (out, _) = self.run(command, TIMEOUT)?;
+        // ik_llama.cpp's `-thp 1` reports huge pages before.
+        let json = out.find("[\n").map_or(&*out, |at| &out[at..]);
+        let [test] = serde_json::from_str::<[Test; 1]>(json).map_err(|error| {
             self.failed(program, &format!("{error} in its output `{}`", shortened(json.trim())))
         })?;
         if (test.n_prompt, test.n_gen, test.n_depth) != expected {
@@ -199,17 +213,19 @@ impl LlamaBench {
             ("-npl", format!("{sequences},1")),
             ("-c", context.to_string()),
         ];
-        let (out, log) = self.run(self.command(&program, &tests)).map_err(|error| match error {
-            Error::Read { path, source } if source.kind() == io::ErrorKind::NotFound => {
-                Error::Unsupported(format!("there is no `{}`", path.display()))
-            }
-            error => error,
-        })?;
+        let (out, log) =
+            self.run(self.command(&program, &tests), TIMEOUT).map_err(|error| match error {
+                Error::Read { path, source } if source.kind() == io::ErrorKind::NotFound => {
+                    Error::Unsupported(format!("there is no `{}`", path.display()))
+                }
+                error => error,
+            })?;
         // ik_llama.cpp's prints the table where others print their log.
         let test = BatchedTest::first(&out).or_else(|| BatchedTest::first(&log));
         let test = test.ok_or_else(|| {
-            let why = format!("no table with S_TG t/s in its output `{}`", shortened(out.trim()));
-            self.failed(&program, &why)
+            let last = [&out, &log].into_iter().find_map(|text| text.trim().lines().last());
+            let last = shortened(last.unwrap_or_default());
+            self.failed(&program, &format!("no table with S_TG t/s before its last line `{last}`"))
         })?;
         if (test.prompt, test.steps, test.sequences) != (tokens, steps, sequences) {
             return Err(self.failed(&program, &format!("it ran another test: {test:?}")));
@@ -230,16 +246,20 @@ impl LlamaBench {
     }
 
     /// Runs a program to its end; returns what it printed to standard output and to standard error.
-    fn run(&self, mut command: Command) -> Result<(String, String)> {
+    fn run(&self, mut command: Command, timeout: Duration) -> Result<(String, String)> {
         let program = PathBuf::from(command.get_program());
         let program = program.as_path();
         command.stderr(Stdio::piped());
         own_process_group(&mut command);
         let mut process = WorkerProcess::spawn(&mut command, self.threads)?;
-        let deadline = Some(Instant::now() + TIMEOUT);
+        let deadline = Instant::now() + timeout;
         let mut out = String::new();
         let end = loop {
-            match process.receive_line(deadline) {
+            match process.receive_line(Some(deadline)) {
+                Ok(_) if out.len() > MAX_OUTPUT => {
+                    let why = format!("it printed more than {MAX_OUTPUT} bytes");
+                    break NoResponse::Invalid(Error::Failed(why));
+                }
                 Ok(line) => out += &(line + "\n"),
                 Err(end) => break end,
             }
@@ -252,7 +272,7 @@ impl LlamaBench {
             NoResponse::Closed if exit.status.success() => Ok((out, exit.stderr)),
             NoResponse::Closed => Err(self.failed(program, &exit.error().to_string())),
             NoResponse::TimedOut => {
-                Err(self.failed(program, &format!("no answer for {} s", TIMEOUT.as_secs())))
+                Err(self.failed(program, &format!("no answer for {} s", timeout.as_secs())))
             }
             NoResponse::Invalid(error) => Err(self.failed(program, &error.chain())),
         }

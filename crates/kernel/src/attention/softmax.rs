@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn weights_in_bf16_are_those_of_the_formula_rounded() {
         if Isa::for_tests().into_iter().all(|isa| !isa.has_avx512bf16()) {
-            return skipped("no softmax in bf16: this CPU does not multiply bf16");
+            return skipped("no softmax in bf16: this CPU has no AVX512-BF16");
         }
         let (group, rows, padded, start) = (3, 15, 16, 32);
         // Rows that see nothing of these pages, a part of them, and all.
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn steps_rescale_and_scores_without_a_largest_weigh_nothing() {
         if Isa::for_tests().into_iter().all(|isa| !isa.has_avx512bf16()) {
-            return skipped("no softmax in bf16: this CPU does not multiply bf16");
+            return skipped("no softmax in bf16: this CPU has no AVX512-BF16");
         }
         let mut softmax = OnlineSoftmax::new(17, 32, PANEL_ROWS);
         softmax.values.fill([1.0; PANEL_ROWS]);

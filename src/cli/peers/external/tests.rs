@@ -65,7 +65,10 @@ echo "|   128 |     32 |    1 |    20.50 |""#,
         ("echo '|PP|TG|B|S_TG t/s|\n|-|-|-|-|\n|128|32|16|8.5|' >&2", Ok(8.5)),
         ("echo '|PP|TG|B|S_TG t/s|\n|-|-|-|-|\n|128|32|16|0|'", Err("its rate is 0")),
         ("echo '|PP|TG|B|S_TG t/s|\n|128|32|1|9.0|'", Err("it ran another test")),
-        ("echo 'no such flag'", Err("no table with S_TG t/s in its output `no such flag`")),
+        (
+            "echo 'no such flag' >&2",
+            Err("no table with S_TG t/s before its last line `no such flag`"),
+        ),
         ("echo 'unknown value for -fa' >&2; exit 1", Err("unknown value for -fa")),
     ] {
         script(folder.path(), "llama-batched-bench", lines);
@@ -79,6 +82,7 @@ echo "|   128 |     32 |    1 |    20.50 |""#,
     }
 
     for (name, lines, expected) in [
+        ("endless", r#"[ "$1" = --help ] && exit; exec yes"#, "printed more than 1048576 bytes"),
         ("bad", "echo 'no such model' >&2; exit 3", "printed `no such model`"),
         ("chatty", "echo hello", "in its output `hello`"),
         ("other", r#"echo '[{"n_prompt":2,"n_gen":0,"avg_ts":1.0}]'"#, "it ran another test"),
@@ -101,10 +105,14 @@ prompt=1 new=0; [ "$7 $8 $9 ${10} ${11}" = "-p 0 -n 0 -gp" ] && prompt=${12%,*} 
 echo "[{\"n_prompt\":$prompt,\"n_gen\":$new,\"avg_ts\":9.5}]""#;
     let turn = start("ik", after_prompt).unwrap().request(case, TurnKind::Timed).unwrap();
     assert_eq!(turn.map(|turn| turn.rate), Ok(9.5));
-    // Neither: older versions of llama.cpp.
-    let neither = r#"echo '[{"n_prompt":1,"n_gen":0,"avg_ts":1.0}]'"#;
+    // Lines before the JSON are skipped. Neither: older versions of llama.cpp.
+    let neither = r#"echo 'huge pages: [0]'; printf '[\n{"n_prompt":1,"n_gen":0,"avg_ts":1.0}]\n'"#;
     let absent = start("old", neither).unwrap().request(case, TurnKind::Timed).unwrap();
     let absent = absent.err().unwrap();
     assert_eq!(absent.kind, AbsenceKind::Unsupported);
-    assert!(absent.why.contains("neither --n-depth nor -gp"), "{absent}");
+    assert!(absent.why.contains("old --help` has neither --n-depth nor -gp"), "{absent}");
+    let refuses = r#"[ "$1" = --help ] && { echo 'no help' >&2; exit 2; }
+echo '[{"n_prompt":1,"n_gen":0,"avg_ts":1.0}]'"#;
+    let absent = start("mute", refuses).unwrap().request(case, TurnKind::Timed).unwrap();
+    assert!(absent.err().unwrap().why.contains("printed `no help`"));
 }
