@@ -1,6 +1,6 @@
-//! `llama-bench -o json` and `-o jsonl` of llama.cpp and of ik_llama.cpp: one case per test, `pp512`
-//! (a prompt of 512 tokens), `tg128` (128 tokens generated), `pp512+tg128`, with `@d4096` behind a
-//! prefix of 4096 tokens. Settings that differ within the file are part of the name.
+//! `llama-bench -o json` and `-o jsonl` of llama.cpp and of ik_llama.cpp: one case per test,
+//! `pp512` (a prompt of 512 tokens), `tg128` (128 tokens generated), `pp512+tg128`, with `@d4096`
+//! behind a prefix of 4096 tokens. Settings that differ within the file are part of the name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
