@@ -1,21 +1,22 @@
 //! CPU kernels on the shapes of a small model: GEMM for every weight format, and attention. Every
 //! tier is verified against the portable one, which is the definition, then timed. A table at the
-//! end shows which fraction of the roofline each reaches.
+//! end shows which share of the peak of its tier each reaches: reading memory for few rows, else
+//! arithmetic in the number format of its activations.
 
 #![expect(clippy::print_stderr, clippy::print_stdout, reason = "a bench talks to the terminal")]
 
 use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use candlemark::error::Cause;
 use candlemark::kernel::{
     ActivationFormat, Activations, Arena, Epilogue, GemmOutput, GgmlType, Isa, KvCache, KvDtype,
-    KvLayout, PANEL_ROWS, PackedMatrix, Pool, Span, WeightFormat,
+    KvLayout, PANEL_ROWS, PackedMatrix, Pool, ReadBuffers, Span, WeightFormat,
 };
-use candlemark::record::Rates;
 use candlemark::settings::{Config, Setup};
-use candlemark::{Error, kernel, machine, measure};
+use candlemark::{Error, kernel, machine, stats};
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
 
 /// A feed-forward matrix of Qwen3-0.6B, `[outputs, columns]`.
@@ -78,20 +79,105 @@ fn tolerance(definition: ActivationFormat, other: ActivationFormat) -> f64 {
     }
 }
 
-/// A timed kernel: its bytes and operations, and its best time.
+/// What a kernel cannot exceed.
+#[derive(Clone, Copy)]
+enum Bound {
+    /// Reading its bytes.
+    Read,
+    /// Its operations in a number format.
+    Arithmetic(ActivationFormat),
+}
+
+impl Bound {
+    fn new(rows: usize, format: ActivationFormat) -> Self {
+        if rows <= MEMORY_BOUND_ROWS { Self::Read } else { Self::Arithmetic(format) }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Arithmetic(ActivationFormat::F32) => "f32",
+            Self::Arithmetic(ActivationFormat::Int8) => "int8",
+            Self::Arithmetic(ActivationFormat::Int16) => "int16",
+            Self::Arithmetic(ActivationFormat::Bf16) => "bf16",
+        }
+    }
+}
+
+/// A kernel: its work and times.
 struct Timed {
     name: String,
+    isa: Isa,
     bytes: usize,
     operations: usize,
-    format: ActivationFormat,
-    best: Duration,
+    bound: Bound,
+    /// The best mean of a sample.
+    best: Option<Duration>,
+    /// Of each long sample: the rate that it reached, divided by the peak of its tier.
+    shares: Vec<f64>,
+}
+
+impl Timed {
+    /// Times all iterations. The peak is measured right after them, since that of a shared or
+    /// throttled machine changes within seconds.
+    fn time(&mut self, iterations: u64, peaks: &Peaks<'_>, mut work: impl FnMut()) -> Duration {
+        let start = Instant::now();
+        (0..iterations).for_each(|_| work());
+        let all = start.elapsed();
+        let each = all / u32::try_from(iterations).unwrap_or(u32::MAX).max(1);
+        self.best = Some(self.best.map_or(each, |best| best.min(each)));
+        if all >= PEAK_BUDGET && !is_test() {
+            let work = match self.bound {
+                Bound::Read => self.bytes,
+                Bound::Arithmetic(_) => self.operations,
+            };
+            let rate = work as f64 / each.as_secs_f64();
+            self.shares.push(rate / peaks.measure(self.isa, self.bound));
+        }
+        all
+    }
+}
+
+/// Time for measuring a peak: a sample that is not longer has no share of it.
+const PEAK_BUDGET: Duration = Duration::from_millis(5);
+
+/// Measures peaks, and keeps the best of each tier.
+struct Peaks<'a> {
+    pool: &'a Pool,
+    buffers: OnceCell<ReadBuffers<'a>>,
+    best: RefCell<BTreeMap<(&'static str, &'static str), f64>>,
+}
+
+impl Peaks<'_> {
+    /// Bytes or operations per second, now.
+    fn measure(&self, isa: Isa, bound: Bound) -> f64 {
+        let now = match bound {
+            Bound::Read => {
+                let bytes = LLC_MULTIPLE * last_level_cache_bytes();
+                let buffers = self.buffers.get_or_init(|| {
+                    ReadBuffers::new(self.pool, bytes).expect("memory for the read buffers")
+                });
+                let read = buffers.bandwidth(isa, 1, PEAK_BUDGET);
+                read.small_pages_bytes_per_s.max(read.huge_pages_bytes_per_s)
+            }
+            Bound::Arithmetic(format) => kernel::peak_rate(self.pool, isa, format, PEAK_BUDGET),
+        };
+        let mut best = self.best.borrow_mut();
+        let best = best.entry((isa.name(), bound.name())).or_default();
+        *best = now.max(*best);
+        now
+    }
+}
+
+fn last_level_cache_bytes() -> usize {
+    machine::last_level_cache_bytes().unwrap_or(64 << 20) as usize
 }
 
 fn main() {
     let config = Config::read(None, std::env::vars_os()).unwrap_or_else(|error| exit(&error));
     let threads = Setup::new(&config).threads;
     let pool = Pool::new(threads).unwrap_or_else(|error| exit(&error.into()));
-    let peaks = BestRates { threads, rates: RefCell::default() };
+    let peaks = Peaks { pool: &pool, buffers: OnceCell::new(), best: RefCell::default() };
     let mut criterion = Criterion::default()
         .sample_size(10)
         .nresamples(2_000)
@@ -100,13 +186,12 @@ fn main() {
         .configure_from_args();
     let mut timed = Vec::new();
     for (name, dtype) in TYPES {
-        gemm(&mut criterion, &pool, &peaks, name, dtype, &mut timed);
+        gemm(&mut criterion, &peaks, name, dtype, &mut timed);
     }
-    attention(&mut criterion, &pool, &peaks, &mut timed);
+    attention(&mut criterion, &peaks, &mut timed);
     criterion.final_summary();
     if !timed.is_empty() && !is_test() {
-        peaks.measure();
-        print_table(&timed, &peaks.rates.borrow(), threads);
+        print_table(&timed, &peaks);
     }
 }
 
@@ -119,25 +204,6 @@ fn exit(error: &Error) -> ! {
 /// Whether each case runs once, untimed (`cargo test --benches`).
 fn is_test() -> bool {
     std::env::args_os().any(|arg| arg == "--test")
-}
-
-/// The best peak rates so far. They are measured again before every group: a shared or throttled
-/// machine changes within minutes, and the roofline must not fall below what a kernel reaches.
-struct BestRates {
-    threads: usize,
-    rates: RefCell<Rates>,
-}
-
-impl BestRates {
-    fn measure(&self) {
-        if is_test() {
-            return;
-        }
-        let now = measure::peak_rates(self.threads, measure::ReadBudget::BRIEF)
-            .unwrap_or_else(|error| exit(&error));
-        let best = self.rates.borrow().best_of(&now);
-        self.rates.replace(best);
-    }
 }
 
 /// Copies of a matrix, more than the last-level cache holds, so that decode reads it from memory.
@@ -154,8 +220,7 @@ impl MatrixCopies {
         let values = numbers(outputs * columns, 1);
         let blocks = kernel::quantize(dtype, &values);
         let bytes = format.bytes(outputs, columns);
-        let cache = machine::last_level_cache_bytes().unwrap_or(64 << 20) as usize;
-        let copies = (LLC_MULTIPLE * cache).div_ceil(bytes);
+        let copies = (LLC_MULTIPLE * last_level_cache_bytes()).div_ceil(bytes);
         let mut arena = Arena::new(copies * bytes).expect("memory for the copies");
         let mut one = vec![0; bytes];
         let row = blocks.len() / outputs;
@@ -184,15 +249,14 @@ fn format_of(dtype: GgmlType) -> WeightFormat {
 
 fn gemm(
     criterion: &mut Criterion,
-    pool: &Pool,
-    peaks: &BestRates,
+    peaks: &Peaks<'_>,
     name: &str,
     dtype: GgmlType,
     timed: &mut Vec<Timed>,
 ) {
     let mut group = criterion.benchmark_group(format!("kernel-{name}"));
     group.sampling_mode(SamplingMode::Flat);
-    let matrix = OnceCell::new();
+    let (pool, matrix) = (peaks.pool, OnceCell::new());
     let ([outputs, columns], format) = (SHAPE, format_of(dtype));
     for rows in ROWS {
         let (bytes, operations) = (format.bytes(outputs, columns), 2 * rows * outputs * columns);
@@ -223,13 +287,18 @@ fn gemm(
             let mut activations = Activations::default();
             let mut out = vec![0.0; rows * outputs];
             let mut copy = 0;
-            let mut best = None;
+            let mut timing = Timed {
+                name: format!("{name}/{}/{rows}", isa.name()),
+                isa,
+                bytes,
+                operations,
+                bound: Bound::new(rows, x_format),
+                best: None,
+                shares: Vec::new(),
+            };
             group.bench_function(BenchmarkId::new(isa.name(), rows), |bencher| {
-                let matrix = matrix.get_or_init(|| {
-                    peaks.measure();
-                    MatrixCopies::new(dtype)
-                });
-                if best.is_none() {
+                let matrix = matrix.get_or_init(|| MatrixCopies::new(dtype));
+                if timing.best.is_none() {
                     verify(name, isa, rows, tolerance, |isa| {
                         let mut out = vec![0.0; rows * VERIFIED_OUTPUTS];
                         let weights = matrix.packed(0, VERIFIED_OUTPUTS);
@@ -238,21 +307,14 @@ fn gemm(
                     });
                 }
                 bencher.iter_custom(|iterations| {
-                    time(iterations, &mut best, || {
+                    timing.time(iterations, peaks, || {
                         multiply(isa, &mut activations, matrix.packed(copy, outputs), &mut out);
                         copy += 1;
                         black_box(&out);
                     })
                 });
             });
-            let name = format!("{name}/{}/{rows}", isa.name());
-            timed.extend(best.map(|best| Timed {
-                name,
-                bytes,
-                operations,
-                format: x_format,
-                best,
-            }));
+            timed.extend(timing.best.is_some().then_some(timing));
         }
     }
     group.finish();
@@ -280,7 +342,8 @@ fn fill_cache(pool: &Pool, dtype: KvDtype, rows: usize, past: usize) -> KvCache 
     cache
 }
 
-fn attention(criterion: &mut Criterion, pool: &Pool, peaks: &BestRates, timed: &mut Vec<Timed>) {
+fn attention(criterion: &mut Criterion, peaks: &Peaks<'_>, timed: &mut Vec<Timed>) {
+    let pool = peaks.pool;
     for dtype in [KvDtype::Q8_0, KvDtype::Bf16, KvDtype::F32] {
         let name = dtype.name();
         let mut group = criterion.benchmark_group(format!("kernel-attention-{name}"));
@@ -303,13 +366,19 @@ fn attention(criterion: &mut Criterion, pool: &Pool, peaks: &BestRates, timed: &
             for isa in Isa::available() {
                 let q_format = |isa| kernel::attention_format(isa, layout(dtype), rows * GROUP);
                 let (portable, x_format) = (q_format(Isa::PORTABLE), q_format(isa));
-                let (mut layer, mut out, mut best) = (0, Activations::default(), None);
+                let (mut layer, mut out) = (0, Activations::default());
+                let mut timing = Timed {
+                    name: format!("attention-{name}/{}/{pass}", isa.name()),
+                    isa,
+                    bytes,
+                    operations,
+                    bound: Bound::new(rows, x_format),
+                    best: None,
+                    shares: Vec::new(),
+                };
                 group.bench_function(BenchmarkId::new(isa.name(), &pass), |bencher| {
-                    let cache = cache.get_or_init(|| {
-                        peaks.measure();
-                        fill_cache(pool, dtype, rows, past)
-                    });
-                    if best.is_none() {
+                    let cache = cache.get_or_init(|| fill_cache(pool, dtype, rows, past));
+                    if timing.best.is_none() {
                         let tolerance = tolerance(portable, x_format);
                         verify(&format!("attention-{name}"), isa, rows, tolerance, |isa| {
                             let mut out = Activations::default();
@@ -318,35 +387,18 @@ fn attention(criterion: &mut Criterion, pool: &Pool, peaks: &BestRates, timed: &
                         });
                     }
                     bencher.iter_custom(|iterations| {
-                        time(iterations, &mut best, || {
+                        timing.time(iterations, peaks, || {
                             kernel::attention(pool, isa, cache, layer, &spans, &q, &mut out);
                             layer = (layer + 1) % LAYERS;
                             black_box(&out);
                         })
                     });
                 });
-                let name = format!("attention-{name}/{}/{pass}", isa.name());
-                timed.extend(best.map(|best| Timed {
-                    name,
-                    bytes,
-                    operations,
-                    format: x_format,
-                    best,
-                }));
+                timed.extend(timing.best.is_some().then_some(timing));
             }
         }
         group.finish();
     }
-}
-
-/// The time of all iterations. Keeps the best mean in `best`.
-fn time(iterations: u64, best: &mut Option<Duration>, mut work: impl FnMut()) -> Duration {
-    let start = Instant::now();
-    (0..iterations).for_each(|_| work());
-    let all = start.elapsed();
-    let each = all / u32::try_from(iterations).unwrap_or(u32::MAX).max(1);
-    *best = Some(best.map_or(each, |best| best.min(each)));
-    all
 }
 
 /// Verifies a tier against the portable one before it is timed.
@@ -363,38 +415,26 @@ fn verify(name: &str, isa: Isa, rows: usize, tolerance: f64, result: impl Fn(Isa
     assert!(error < tolerance, "{name} with {rows} rows: relative error of {isa} is {error:.1e}");
 }
 
-/// Prints the fraction of the roofline that each kernel reached: the longer of the times for its
-/// bytes and for its operations at peak rates, divided by its measured time.
-fn print_table(timed: &[Timed], rates: &Rates, threads: usize) {
-    let read = rates.best_read_bytes_per_s();
-    let giga =
-        |rate: Option<f64>| rate.map_or("not measured".into(), |rate| format!("{:.1}", rate / 1e9));
+/// Prints the best rate of each kernel, and the median of its shares.
+fn print_table(timed: &[Timed], peaks: &Peaks<'_>) {
     println!("\nevery tier agrees with the portable one\n");
-    println!(
-        "peak of {threads} threads: {} GB/s; {} f32, {} int8, {} int16, {} bf16 GFLOP/s\n",
-        giga(read),
-        giga(rates.f32_flop_per_s),
-        giga(rates.int8_op_per_s),
-        giga(rates.int16_op_per_s),
-        giga(rates.bf16_flop_per_s),
-    );
-    println!("{:<36} {:>9} {:>8} {:>9} {:>9}", "kernel", "ms", "GB/s", "GFLOP/s", "roofline");
-    for Timed { name, bytes, operations, format, best } in timed {
-        let (seconds, bytes, operations) = (best.as_secs_f64(), *bytes as f64, *operations as f64);
-        let peak = match format {
-            ActivationFormat::F32 => rates.f32_flop_per_s,
-            ActivationFormat::Int8 => rates.int8_op_per_s,
-            ActivationFormat::Int16 => rates.int16_op_per_s,
-            ActivationFormat::Bf16 => rates.bf16_flop_per_s,
-        };
-        let fraction = read.zip(peak).map_or("-".into(), |(read, peak)| {
-            format!("{:.0} %", 100.0 * (bytes / read).max(operations / peak) / seconds)
-        });
+    println!("best peaks of {} threads, GB/s, GFLOP/s:", peaks.pool.threads());
+    for ((isa, bound), rate) in &*peaks.best.borrow() {
+        println!("{isa:<12} {bound:<6} {:>8.1}", rate / 1e9);
+    }
+    println!("\n{:<36} {:>9} {:>8} {:>9}  share of the peak", "kernel", "ms", "GB/s", "GFLOP/s");
+    for Timed { name, bytes, operations, bound, best, shares, .. } in timed {
+        let Some(best) = best else { continue };
+        let seconds = best.as_secs_f64();
+        let share = stats::median(shares)
+            .map_or("not measured".into(), |share| format!("{:.0} %", 100.0 * share));
         println!(
-            "{name:<36} {:>9.3} {:>8.1} {:>9.1} {fraction:>9}",
+            "{name:<36} {:>9.3} {:>8.1} {:>9.1} {:>6} of {}",
             seconds * 1e3,
-            bytes / seconds / 1e9,
-            operations / seconds / 1e9,
+            *bytes as f64 / seconds / 1e9,
+            *operations as f64 / seconds / 1e9,
+            share,
+            bound.name(),
         );
     }
 }

@@ -17,6 +17,9 @@ pub struct ReadBudget {
     time: Duration,
 }
 
+/// Fewest passes over pages of each size: one interruption must not decide.
+const MIN_READ_PASSES: usize = 3;
+
 impl ReadBudget {
     /// About a second, filling the buffers included.
     pub const BRIEF: Self = Self { least_bytes: 256 << 20, time: Duration::from_millis(350) };
@@ -38,7 +41,8 @@ pub fn peak_rates(threads: usize, budget: ReadBudget) -> Result<Rates> {
     let isa = Isa::best();
     // Without memory for the buffers, everything but bandwidth can still be measured.
     let read = machine::read_buffer_bytes(budget.least_bytes)
-        .and_then(|bytes| kernel::read_bandwidth(&pool, isa, bytes, budget.time).ok());
+        .and_then(|bytes| kernel::ReadBuffers::new(&pool, bytes).ok())
+        .map(|buffers| buffers.bandwidth(isa, MIN_READ_PASSES, budget.time));
     let peaks = kernel::peak_rates(&pool, isa);
     Ok(Rates {
         read_bytes_per_s: read.map(|read| read.small_pages_bytes_per_s),

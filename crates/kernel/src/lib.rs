@@ -58,7 +58,7 @@ pub use ggml::{GgmlType, dequantize, pack, quantize};
 pub use isa::Isa;
 pub use kv_cache::{KvCache, KvDtype, KvLayout, Span};
 pub use packed::{PANEL_ROWS, PackedMatrix, WeightFormat};
-pub use peak::{PeakRates, ReadBandwidth, peak_rates, read_bandwidth};
+pub use peak::{PeakRates, ReadBandwidth, ReadBuffers, peak_rate, peak_rates};
 pub use pool::Pool;
 
 /// Reports a skipped test on stderr, bypassing the test harness, which hides the output of tests

@@ -32,9 +32,6 @@ const MIN_PASS: Duration = Duration::from_millis(4);
 /// Tasks per thread and pass, so that cores of different speed end at about the same time.
 const TASKS_PER_THREAD: usize = 8;
 
-/// Fewest passes over each kind of memory: one interruption must not decide.
-const MIN_READ_PASSES: usize = 3;
-
 /// Operations per second of all threads; a multiply-add is two operations.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PeakRates {
@@ -59,7 +56,7 @@ pub struct ReadBandwidth {
 
 /// Measures the arithmetic peak of a tier on all threads of a pool.
 pub fn peak_rates(pool: &Pool, isa: Isa) -> PeakRates {
-    let rate = |format| best_pass(pool, isa, format, BUDGET);
+    let rate = |format| peak_rate(pool, isa, format, BUDGET);
     PeakRates {
         f32_flop_per_s: rate(ActivationFormat::F32),
         int8_op_per_s: rate(ActivationFormat::Int8),
@@ -87,8 +84,10 @@ fn multiply_add(isa: Isa, format: ActivationFormat, iterations: usize) -> usize 
     iterations * unsafe { peak(iterations) }
 }
 
-/// Repeats passes until the budget is spent; returns the fastest, in operations per second.
-fn best_pass(pool: &Pool, isa: Isa, format: ActivationFormat, budget: Duration) -> f64 {
+/// The peak of one number format, in operations per second: repeats passes until the budget is
+/// spent, at least one, of which the fastest counts. Zero for bf16 where the CPU does not multiply
+/// it.
+pub fn peak_rate(pool: &Pool, isa: Isa, format: ActivationFormat, budget: Duration) -> f64 {
     let tasks = TASKS_PER_THREAD * pool.threads();
     let pass = |iterations: usize| {
         let done = AtomicUsize::new(0);
@@ -122,50 +121,66 @@ fn best_pass(pool: &Pool, isa: Isa, format: ActivationFormat, budget: Duration) 
     }
 }
 
-/// Reads `bytes` in small and in huge pages, alternating until the budget is spent; the fastest
-/// pass over each counts. Every thread reads its own part, which it has written itself, so that the
-/// pages lie on its NUMA node (first touch).
-///
-/// # Errors
-/// When the memory cannot be allocated.
-pub fn read_bandwidth(
-    pool: &Pool,
-    isa: Isa,
-    bytes: usize,
-    budget: Duration,
-) -> io::Result<ReadBandwidth> {
-    let part = (bytes / pool.threads() / (STREAMS * LINE)).max(1) * STREAMS * LINE;
-    let mut arenas =
-        [Arena::with_small_pages(part * pool.threads())?, Arena::new(part * pool.threads())?];
-    for arena in &mut arenas {
-        let all = SharedSlice::new(arena.all_mut());
-        pool.on_each_thread(|thread| {
-            // SAFETY: the parts of threads do not overlap, and each thread slices its own once.
-            let part = unsafe { all.slice(thread * part, part) };
-            // Pages that were never written would all map to the one zero page.
-            part.as_chunks_mut::<8>()
-                .0
-                .iter_mut()
-                .zip(0u64..)
-                .for_each(|(word, i)| *word = i.to_le_bytes());
-        });
-    }
-    let began = Instant::now();
-    let mut best = [Duration::MAX; 2];
-    for pass in 1.. {
-        for (best, arena) in best.iter_mut().zip(&arenas) {
-            let start = Instant::now();
+/// Memory to read, in small and in huge pages, for measuring [`ReadBandwidth`].
+pub struct ReadBuffers<'a> {
+    pool: &'a Pool,
+    /// Bytes of a thread's part in each arena.
+    part: usize,
+    small_pages: Arena,
+    huge_pages: Arena,
+}
+
+impl<'a> ReadBuffers<'a> {
+    /// About `bytes` in pages of each size. Every thread writes its own part, so that the pages lie
+    /// on its NUMA node (first touch).
+    ///
+    /// # Errors
+    /// When the memory cannot be allocated.
+    pub fn new(pool: &'a Pool, bytes: usize) -> io::Result<Self> {
+        let part = (bytes / pool.threads() / (STREAMS * LINE)).max(1) * STREAMS * LINE;
+        let bytes = part * pool.threads();
+        let (mut small_pages, mut huge_pages) =
+            (Arena::with_small_pages(bytes)?, Arena::new(bytes)?);
+        for arena in [&mut small_pages, &mut huge_pages] {
+            let all = SharedSlice::new(arena.all_mut());
             pool.on_each_thread(|thread| {
-                black_box(sum_lines(isa, black_box(arena.get(thread * part..(thread + 1) * part))));
+                // SAFETY: the parts of threads do not overlap, and each thread slices its own once.
+                let part = unsafe { all.slice(thread * part, part) };
+                // Pages that were never written would all map to the one zero page.
+                part.as_chunks_mut::<8>()
+                    .0
+                    .iter_mut()
+                    .zip(0u64..)
+                    .for_each(|(word, i)| *word = i.to_le_bytes());
             });
-            *best = start.elapsed().min(*best);
         }
-        if pass >= MIN_READ_PASSES && began.elapsed() >= budget {
-            break;
-        }
+        Ok(Self { pool, part, small_pages, huge_pages })
     }
-    let [small, huge] = best.map(|time| (part * pool.threads()) as f64 / time.as_secs_f64());
-    Ok(ReadBandwidth { small_pages_bytes_per_s: small, huge_pages_bytes_per_s: huge })
+
+    /// The fastest pass over the pages of each size, which alternate until the budget is spent, at
+    /// least `passes` times. Every thread reads its own part.
+    pub fn bandwidth(&self, isa: Isa, passes: usize, budget: Duration) -> ReadBandwidth {
+        let began = Instant::now();
+        let [mut small, mut huge] = [0f64; 2];
+        for pass in 1.. {
+            small = small.max(self.pass(isa, &self.small_pages));
+            huge = huge.max(self.pass(isa, &self.huge_pages));
+            if pass >= passes && began.elapsed() >= budget {
+                break;
+            }
+        }
+        ReadBandwidth { small_pages_bytes_per_s: small, huge_pages_bytes_per_s: huge }
+    }
+
+    /// Reads an arena once; bytes per second.
+    fn pass(&self, isa: Isa, arena: &Arena) -> f64 {
+        let part = self.part;
+        let start = Instant::now();
+        self.pool.on_each_thread(|thread| {
+            black_box(sum_lines(isa, black_box(arena.get(thread * part..(thread + 1) * part))));
+        });
+        (part * self.pool.threads()) as f64 / start.elapsed().as_secs_f64()
+    }
 }
 
 /// Streams that are read side by side: the hardware prefetcher stops at the end of each page, and
@@ -216,7 +231,7 @@ mod tests {
                     [ActivationFormat::F32, ActivationFormat::Int8, ActivationFormat::Int16]
                 {
                     assert!(multiply_add(isa, format, 10) >= 200, "{} {format:?}", isa.name());
-                    let rate = best_pass(&pool, isa, format, Duration::from_micros(10));
+                    let rate = peak_rate(&pool, isa, format, Duration::from_micros(10));
                     assert!(rate.is_finite() && rate > 0.0, "{} {format:?}: {rate}", isa.name());
                 }
                 assert_eq!(multiply_add(isa, ActivationFormat::Bf16, 10) > 0, isa.has_bf16());
@@ -231,7 +246,8 @@ mod tests {
             for &isa in &tiers {
                 // Less than a part for each, and parts that do not divide it.
                 for bytes in [1, 100_000] {
-                    let rates = read_bandwidth(&pool, isa, bytes, Duration::ZERO).unwrap();
+                    let buffers = ReadBuffers::new(&pool, bytes).unwrap();
+                    let rates = buffers.bandwidth(isa, 1, Duration::ZERO);
                     let both = [rates.small_pages_bytes_per_s, rates.huge_pages_bytes_per_s];
                     assert!(both.iter().all(|rate| rate.is_finite() && *rate > 0.0), "{rates:?}");
                 }
