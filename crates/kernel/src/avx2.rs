@@ -164,13 +164,13 @@ unsafe fn gemm_f32_rows<const ROWS: usize>(
     }
 }
 
-/// See [`super::portable::widen_to_f32`]; for F16 and BF16 weights.
+/// See [`super::portable::widen_to_f32`]; for F16, BF16 and asymmetric weights.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn widen_to_f32(format: WeightFormat, panel: &[u8], first: usize, lines: &mut [F32x16]) {
-    let from = &panel[first * 2 * PANEL_ROWS..];
+    let sixteen_bits = || &panel[first * 2 * PANEL_ROWS..];
     match format {
         WeightFormat::F16 => {
-            let columns = from.as_chunks::<16>().0.as_chunks::<2>().0;
+            let columns = sixteen_bits().as_chunks::<16>().0.as_chunks::<2>().0;
             for (line, [a, b]) in lines.iter_mut().zip(columns) {
                 prefetch(a);
                 let halves = line.as_chunks_mut::<8>().0;
@@ -179,7 +179,7 @@ fn widen_to_f32(format: WeightFormat, panel: &[u8], first: usize, lines: &mut [F
             }
         }
         WeightFormat::Bf16 => {
-            let pairs = from.as_chunks::<32>().0.as_chunks::<2>().0;
+            let pairs = sixteen_bits().as_chunks::<32>().0.as_chunks::<2>().0;
             for ([even, odd], halves) in lines.as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
                 prefetch(halves);
                 for (half, bytes) in halves.iter().enumerate() {
@@ -189,7 +189,37 @@ fn widen_to_f32(format: WeightFormat, panel: &[u8], first: usize, lines: &mut [F
                 }
             }
         }
+        WeightFormat::Asymmetric => {
+            let blocks = panel.as_chunks::<{ Asymmetric::BYTES }>().0[first / BLOCK..].iter();
+            for (block, lines) in blocks.zip(lines.as_chunks_mut::<BLOCK>().0) {
+                widen_asymmetric(block, lines);
+            }
+        }
         other => no_kernel(other),
+    }
+}
+
+/// Rounds as the definition does, so without `vfmadd`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn widen_asymmetric(block: &[u8; Asymmetric::BYTES], lines: &mut [F32x16; BLOCK]) {
+    let (head, quants) = block.split_at(Asymmetric::QUANTS);
+    let head: &[f32] = bytemuck::cast_slice(head);
+    let [scales, offsets] = [0, 1].map(|at| head[at * PANEL_ROWS..].as_chunks::<8>().0);
+    for half in 0..2 {
+        let (scale, offset) = (load_ps(&scales[half]), load_ps(&offsets[half]));
+        let groups = quants.as_chunks::<32>().0.as_chunks::<2>().0;
+        for (group, lines) in groups.iter().zip(lines.as_chunks_mut::<4>().0) {
+            prefetch(&group[half]);
+            let mut quants = load(&group[half]);
+            for line in lines {
+                let column = _mm256_and_si256(quants, _mm256_set1_epi32(255));
+                quants = _mm256_srli_epi32::<8>(quants);
+                let product = _mm256_mul_ps(_mm256_cvtepi32_ps(column), scale);
+                let to = &mut line.as_chunks_mut::<8>().0[half];
+                store_ps(to, _mm256_add_ps(product, offset));
+            }
+        }
     }
 }
 

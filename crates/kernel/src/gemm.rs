@@ -15,7 +15,7 @@ use super::dispatch::{
 use super::elementwise::silu_mul;
 use super::isa::Isa;
 use super::operands::{F32x16, Int16Block, no_kernel};
-use super::packed::{BLOCK, PANEL_ROWS, PackedMatrix, SUPER_BLOCK, WeightFormat};
+use super::packed::{BLOCK, PANEL_ROWS, PackedMatrix, Q8Super, SUPER_BLOCK, WeightFormat, f32_at};
 use super::pool::{Pool, SharedSlice};
 
 #[cfg(target_arch = "x86_64")]
@@ -80,12 +80,18 @@ pub fn activation_format(isa: Isa, format: WeightFormat, rows: usize) -> Activat
         WeightFormat::Q8_0 | WeightFormat::Q4K | WeightFormat::Q6K if isa.has_amx() && !decode => {
             ActivationFormat::Bf16
         }
-        WeightFormat::Q8_0 if isa.has_vnni() || isa.is_arm() || decode => ActivationFormat::Int8,
-        WeightFormat::F16 | WeightFormat::Bf16 | WeightFormat::Q8_0 => ActivationFormat::Int16,
-        WeightFormat::Q4K
-        | WeightFormat::Q6K
+        WeightFormat::F16 | WeightFormat::Bf16 => ActivationFormat::Int16,
+        // AVX2 sums products of 4 and 6 bits in 16 bits, but has to widen those of more at once.
+        WeightFormat::Q8_0 | WeightFormat::Q8Super | WeightFormat::Asymmetric
+            if !isa.has_vnni() && !isa.is_arm() && !decode =>
+        {
+            ActivationFormat::Int16
+        }
+        WeightFormat::Q8_0
         | WeightFormat::Q8Super
-        | WeightFormat::Asymmetric => ActivationFormat::Int8,
+        | WeightFormat::Asymmetric
+        | WeightFormat::Q4K
+        | WeightFormat::Q6K => ActivationFormat::Int8,
     }
 }
 
@@ -369,26 +375,13 @@ fn gemm_panel(
             other => no_kernel(other),
         },
         ActivationFormat::Int8 => gemm_int8(isa, format, panel, x.q8(), sums),
-        ActivationFormat::Int16 => match format {
-            WeightFormat::Q8_0 => {
-                let mut int16 = Int16Block::EMPTY;
-                for block in 0..columns.div_ceil(SUPER_BLOCK) {
-                    q8_0_to_int16(isa, panel, columns, block, &mut int16);
-                    gemm_int16(isa, &int16, x.int16(block), sums);
-                }
+        ActivationFormat::Int16 => {
+            let mut int16 = Int16Block::EMPTY;
+            for block in 0..columns.div_ceil(SUPER_BLOCK) {
+                panel_to_int16(isa, format, panel, columns, block, &mut int16);
+                gemm_int16(isa, &int16, x.int16(block), sums);
             }
-            WeightFormat::F16 | WeightFormat::Bf16 => {
-                let mut lines = [[0f32; PANEL_ROWS]; SUPER_BLOCK];
-                let mut int16 = Int16Block::EMPTY;
-                for (block, first) in (0..columns).step_by(SUPER_BLOCK).enumerate() {
-                    let count = SUPER_BLOCK.min(columns - first);
-                    widen_to_f32(isa, format, panel, first, &mut lines[..count]);
-                    f32_to_int16(isa, &lines[..count], &mut int16);
-                    gemm_int16(isa, &int16, x.int16(block), sums);
-                }
-            }
-            other => no_kernel(other),
-        },
+        }
         #[cfg(target_arch = "x86_64")]
         ActivationFormat::Bf16 if isa.has_amx() => {
             for_each_panel_amx(isa, [weights], number..number + 1, x, |_, _, [products]| {
@@ -399,6 +392,35 @@ fn gemm_panel(
             gemm_bf16(isa, x.amx_tiles(), panel, sums);
         }
         ActivationFormat::Bf16 => no_kernel(format),
+    }
+}
+
+/// Converts a block of 256 columns, or of those left.
+fn panel_to_int16(
+    isa: Isa,
+    format: WeightFormat,
+    panel: &[u8],
+    columns: usize,
+    block: usize,
+    int16: &mut Int16Block,
+) {
+    match format {
+        WeightFormat::Q8_0 => q8_0_to_int16(isa, panel, columns, block, int16),
+        WeightFormat::Q8Super => {
+            let (scales, panel) =
+                panel[block * Q8Super::BYTES..][..Q8Super::BYTES].split_at(Q8Super::PANEL);
+            q8_0_to_int16(isa, panel, SUPER_BLOCK, 0, int16);
+            for (lane, scale) in int16.scales.iter_mut().enumerate() {
+                *scale *= f32_at(scales, lane);
+            }
+        }
+        _ => {
+            let mut lines = [[0f32; PANEL_ROWS]; SUPER_BLOCK];
+            let first = block * SUPER_BLOCK;
+            let lines = &mut lines[..SUPER_BLOCK.min(columns - first)];
+            widen_to_f32(isa, format, panel, first, lines);
+            f32_to_int16(isa, lines, int16);
+        }
     }
 }
 
