@@ -6,11 +6,14 @@ use std::arch::x86_64::*;
 use std::hint::black_box;
 
 use super::avx512::{load, load_ps, store_ps};
-use super::operands::{AmxTile, F32x16};
+use super::gemm::DECODE_MAX_ROWS;
+use super::operands::{AmxTile, F32x16, for_row_blocks};
 use super::packed::{BLOCK, PANEL_ROWS};
 
 /// Bytes of a line of weights: a pair of columns of sixteen rows.
 const LINE: usize = 64;
+
+const _: () = assert!(DECODE_MAX_ROWS <= PANEL_ROWS, "decode has the rows of one tile");
 
 /// One row of an AMX tile as pairs of columns.
 type Pairs = [i32; BLOCK / 2];
@@ -18,15 +21,71 @@ type Pairs = [i32; BLOCK / 2];
 /// See [`crate::dispatch::gemm_bf16`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
 pub(super) fn gemm_bf16(x: &[AmxTile], weights: &[u8], sums: &mut [F32x16]) {
-    let row_tiles = weights.len() / size_of::<AmxTile>();
-    for (x, sums) in x.chunks_exact(row_tiles).zip(sums.chunks_mut(PANEL_ROWS)) {
+    let weights = weights.as_chunks::<LINE>().0.as_chunks::<PANEL_ROWS>().0;
+    if sums.len() <= DECODE_MAX_ROWS {
+        return decode_bf16(x, weights, sums);
+    }
+    for (x, sums) in x.chunks_exact(weights.len()).zip(sums.chunks_mut(PANEL_ROWS)) {
         let mut rows = [_mm512_setzero_ps(); PANEL_ROWS];
-        for (x, lines) in x.iter().zip(weights.as_chunks::<LINE>().0.as_chunks::<PANEL_ROWS>().0) {
+        for (x, lines) in x.iter().zip(weights) {
             dot_tile(&mut rows, x, lines.iter());
         }
         for (sums, row) in sums.iter_mut().zip(rows) {
             store_ps(sums, row);
         }
+    }
+}
+
+/// Tiles of weights that all rows read before the next ones: 8 KiB, which stay in L1, so that
+/// decode reads weights from memory once.
+const L1_TILES: usize = 8;
+
+/// The same for the rows of one tile, without padding. Even and odd pairs of columns have a sum
+/// each: one sum alone would wait for the latency of every addition.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
+fn decode_bf16(x: &[AmxTile], weights: &[[[u8; LINE]; PANEL_ROWS]], sums: &mut [F32x16]) {
+    let mut halves = [[[0f32; PANEL_ROWS]; 2]; DECODE_MAX_ROWS];
+    let halves = &mut halves[..sums.len()];
+    for (x, weights) in x.chunks(L1_TILES).zip(weights.chunks(L1_TILES)) {
+        for_row_blocks!(halves, [8 1 2 3 4 5 6 7], |first, halves: ROWS| {
+            dot_rows::<ROWS>(x, weights, first, halves)
+        });
+    }
+    for (sums, [even, odd]) in sums.iter_mut().zip(halves) {
+        store_ps(sums, _mm512_add_ps(load_ps(even), load_ps(odd)));
+    }
+}
+
+/// Adds the dot products of `ROWS` rows of the tiles, from row `first` on.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
+fn dot_rows<const ROWS: usize>(
+    x: &[AmxTile],
+    weights: &[[[u8; LINE]; PANEL_ROWS]],
+    first: usize,
+    halves: &mut [[F32x16; 2]; ROWS],
+) {
+    let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+    for (sums, halves) in sums.iter_mut().zip(&*halves) {
+        *sums = [load_ps(&halves[0]), load_ps(&halves[1])];
+    }
+    for (x, lines) in x.iter().zip(weights) {
+        let x: &[Pairs; PANEL_ROWS] = bytemuck::cast_ref(x);
+        let x: &[Pairs; ROWS] = x[first..].first_chunk().expect("rows of a tile");
+        for (i, [even, odd]) in lines.as_chunks::<2>().0.iter().enumerate() {
+            let (even, odd) = (as_bf16_pairs(load(even)), as_bf16_pairs(load(odd)));
+            for row in 0..ROWS {
+                let [a, b] =
+                    [2 * i, 2 * i + 1].map(|pair| as_bf16_pairs(_mm512_set1_epi32(x[row][pair])));
+                sums[row][0] = _mm512_dpbf16_ps(sums[row][0], even, a);
+                sums[row][1] = _mm512_dpbf16_ps(sums[row][1], odd, b);
+            }
+        }
+    }
+    for (halves, [even, odd]) in halves.iter_mut().zip(sums) {
+        store_ps(&mut halves[0], even);
+        store_ps(&mut halves[1], odd);
     }
 }
 

@@ -73,8 +73,10 @@ pub fn activation_format(isa: Isa, format: WeightFormat, rows: usize) -> Activat
     let decode = rows <= DECODE_MAX_ROWS;
     match format {
         WeightFormat::F32 => ActivationFormat::F32,
-        WeightFormat::F16 | WeightFormat::Bf16 if decode => ActivationFormat::F32,
+        // Matrix instructions would multiply padding rows.
+        WeightFormat::Bf16 if decode && (isa.has_amx() || isa.is_arm()) => ActivationFormat::F32,
         WeightFormat::Bf16 if isa.has_bf16() && !isa.choices().widen_bf16 => ActivationFormat::Bf16,
+        WeightFormat::F16 | WeightFormat::Bf16 if decode => ActivationFormat::F32,
         WeightFormat::F16 | WeightFormat::Bf16 if isa.is_arm() => ActivationFormat::F32,
         WeightFormat::F16 if isa.has_amx() => ActivationFormat::Bf16,
         WeightFormat::Q8_0 | WeightFormat::Q4K | WeightFormat::Q6K if isa.has_amx() && !decode => {
