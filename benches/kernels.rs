@@ -1,7 +1,7 @@
 //! CPU kernels on the shapes of a small model: GEMM for every weight format, and attention. Every
 //! tier is verified against the portable one, which is the definition, then timed. A table at the
-//! end shows which share of the peak of its tier each reaches: reading memory for few rows, else
-//! arithmetic in the number format of its activations.
+//! end shows which fraction of the roofline of its tier each reaches: the peak of arithmetic in the
+//! number format of its activations, and in decode that of reading memory.
 
 #![expect(clippy::print_stderr, clippy::print_stdout, reason = "a bench talks to the terminal")]
 
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use candlemark::error::Cause;
 use candlemark::kernel::{
-    ActivationFormat, Activations, Arena, Epilogue, GemmOutput, GgmlType, Isa, KvCache, KvDtype,
-    KvLayout, PANEL_ROWS, PackedMatrix, Pool, ReadBuffers, Span, WeightFormat,
+    ActivationFormat, Activations, Arena, DECODE_MAX_ROWS, Epilogue, GemmOutput, GgmlType, Isa,
+    KvCache, KvDtype, KvLayout, PANEL_ROWS, PackedMatrix, Pool, ReadBuffers, Span, WeightFormat,
 };
 use candlemark::settings::{Config, Setup};
 use candlemark::{Error, kernel, machine, stats};
@@ -79,93 +79,101 @@ fn tolerance(definition: ActivationFormat, other: ActivationFormat) -> f64 {
     }
 }
 
-/// What a kernel cannot exceed.
-#[derive(Clone, Copy)]
-enum Bound {
-    /// Reading its bytes.
-    Read,
-    /// Its operations in a number format.
-    Arithmetic(ActivationFormat),
-}
-
-impl Bound {
-    fn new(rows: usize, format: ActivationFormat) -> Self {
-        if rows <= MEMORY_BOUND_ROWS { Self::Read } else { Self::Arithmetic(format) }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Arithmetic(ActivationFormat::F32) => "f32",
-            Self::Arithmetic(ActivationFormat::Int8) => "int8",
-            Self::Arithmetic(ActivationFormat::Int16) => "int16",
-            Self::Arithmetic(ActivationFormat::Bf16) => "bf16",
-        }
-    }
-}
-
 /// A kernel: its work and times.
 struct Timed {
     name: String,
     isa: Isa,
+    rows: usize,
     bytes: usize,
     operations: usize,
-    bound: Bound,
-    /// The best mean of a sample.
-    best: Option<Duration>,
-    /// Of each long sample: the rate that it reached, divided by the peak of its tier.
-    shares: Vec<f64>,
+    format: ActivationFormat,
+    /// The mean of the last sample, and the best.
+    last: Duration,
+    best: Duration,
+    /// Of each sample: the time that the roofline allows, divided by its own.
+    fractions: Vec<f64>,
 }
 
 impl Timed {
-    /// Times all iterations. The peak is measured right after them, since that of a shared or
-    /// throttled machine changes within seconds.
-    fn time(&mut self, iterations: u64, peaks: &Peaks<'_>, mut work: impl FnMut()) -> Duration {
+    fn new(
+        name: String,
+        isa: Isa,
+        rows: usize,
+        [bytes, operations]: [usize; 2],
+        format: ActivationFormat,
+    ) -> Self {
+        let (last, best, fractions) = (Duration::MAX, Duration::MAX, Vec::new());
+        Self { name, isa, rows, bytes, operations, format, last, best, fractions }
+    }
+
+    fn is_new(&self) -> bool {
+        self.best == Duration::MAX
+    }
+
+    /// The time of all iterations.
+    fn time(&mut self, iterations: u64, mut work: impl FnMut()) -> Duration {
         let start = Instant::now();
         (0..iterations).for_each(|_| work());
         let all = start.elapsed();
-        let each = all / u32::try_from(iterations).unwrap_or(u32::MAX).max(1);
-        self.best = Some(self.best.map_or(each, |best| best.min(each)));
-        if all >= PEAK_BUDGET && !is_test() {
-            let work = match self.bound {
-                Bound::Read => self.bytes,
-                Bound::Arithmetic(_) => self.operations,
-            };
-            let rate = work as f64 / each.as_secs_f64();
-            self.shares.push(rate / peaks.measure(self.isa, self.bound));
-        }
+        self.last = all / u32::try_from(iterations).unwrap_or(u32::MAX).max(1);
+        self.best = self.best.min(self.last);
         all
+    }
+
+    /// Compares the last sample with the roofline at this moment. After Criterion has taken the
+    /// sample's time, which this must not prolong.
+    fn compare(&mut self, peaks: &Peaks<'_>) {
+        if is_test() {
+            return;
+        }
+        let mut least = self.operations as f64 / peaks.arithmetic(self.isa, self.format);
+        if self.rows <= DECODE_MAX_ROWS {
+            let Some(rate) = peaks.read(self.isa) else { return };
+            least = least.max(self.bytes as f64 / rate);
+        }
+        self.fractions.push(least / self.last.as_secs_f64());
     }
 }
 
-/// Time for measuring a peak: a sample that is not longer has no share of it.
+/// Time for measuring a peak.
 const PEAK_BUDGET: Duration = Duration::from_millis(5);
 
-/// Measures peaks, and keeps the best of each tier.
+/// Measures the peaks of a tier, and keeps the best. A shared or throttled machine changes its rate
+/// within seconds, so every sample has its own.
 struct Peaks<'a> {
     pool: &'a Pool,
-    buffers: OnceCell<ReadBuffers<'a>>,
+    /// `None` if the memory has no room for them.
+    buffers: OnceCell<Option<ReadBuffers<'a>>>,
     best: RefCell<BTreeMap<(&'static str, &'static str), f64>>,
 }
 
 impl Peaks<'_> {
-    /// Bytes or operations per second, now.
-    fn measure(&self, isa: Isa, bound: Bound) -> f64 {
-        let now = match bound {
-            Bound::Read => {
-                let bytes = LLC_MULTIPLE * last_level_cache_bytes();
-                let buffers = self.buffers.get_or_init(|| {
-                    ReadBuffers::new(self.pool, bytes).expect("memory for the read buffers")
-                });
-                let read = buffers.bandwidth(isa, 1, PEAK_BUDGET);
-                read.small_pages_bytes_per_s.max(read.huge_pages_bytes_per_s)
-            }
-            Bound::Arithmetic(format) => kernel::peak_rate(self.pool, isa, format, PEAK_BUDGET),
+    /// Operations per second.
+    fn arithmetic(&self, isa: Isa, format: ActivationFormat) -> f64 {
+        let name = match format {
+            ActivationFormat::F32 => "f32",
+            ActivationFormat::Int8 => "int8",
+            ActivationFormat::Int16 => "int16",
+            ActivationFormat::Bf16 => "bf16",
         };
+        self.keep_best(isa, name, kernel::peak_rate(self.pool, isa, format, PEAK_BUDGET))
+    }
+
+    /// Bytes per second.
+    fn read(&self, isa: Isa) -> Option<f64> {
+        let buffers = self.buffers.get_or_init(|| {
+            machine::read_buffer_bytes(0).and_then(|bytes| ReadBuffers::new(self.pool, bytes).ok())
+        });
+        let read = buffers.as_ref()?.bandwidth(isa, 1, PEAK_BUDGET);
+        let rate = read.small_pages_bytes_per_s.max(read.huge_pages_bytes_per_s);
+        Some(self.keep_best(isa, "read", rate))
+    }
+
+    fn keep_best(&self, isa: Isa, name: &'static str, rate: f64) -> f64 {
         let mut best = self.best.borrow_mut();
-        let best = best.entry((isa.name(), bound.name())).or_default();
-        *best = now.max(*best);
-        now
+        let best = best.entry((isa.name(), name)).or_default();
+        *best = rate.max(*best);
+        rate
     }
 }
 
@@ -203,7 +211,8 @@ fn exit(error: &Error) -> ! {
 
 /// Whether each case runs once, untimed (`cargo test --benches`).
 fn is_test() -> bool {
-    std::env::args_os().any(|arg| arg == "--test")
+    let has = |flag| std::env::args_os().any(|arg| arg == flag);
+    has("--test") || !has("--bench")
 }
 
 /// Copies of a matrix, more than the last-level cache holds, so that decode reads it from memory.
@@ -252,7 +261,7 @@ fn gemm(
     peaks: &Peaks<'_>,
     name: &str,
     dtype: GgmlType,
-    timed: &mut Vec<Timed>,
+    all: &mut Vec<Timed>,
 ) {
     let mut group = criterion.benchmark_group(format!("kernel-{name}"));
     group.sampling_mode(SamplingMode::Flat);
@@ -287,18 +296,11 @@ fn gemm(
             let mut activations = Activations::default();
             let mut out = vec![0.0; rows * outputs];
             let mut copy = 0;
-            let mut timing = Timed {
-                name: format!("{name}/{}/{rows}", isa.name()),
-                isa,
-                bytes,
-                operations,
-                bound: Bound::new(rows, x_format),
-                best: None,
-                shares: Vec::new(),
-            };
+            let name_of_case = format!("{name}/{}/{rows}", isa.name());
+            let mut timed = Timed::new(name_of_case, isa, rows, [bytes, operations], x_format);
             group.bench_function(BenchmarkId::new(isa.name(), rows), |bencher| {
                 let matrix = matrix.get_or_init(|| MatrixCopies::new(dtype));
-                if timing.best.is_none() {
+                if timed.is_new() {
                     verify(name, isa, rows, tolerance, |isa| {
                         let mut out = vec![0.0; rows * VERIFIED_OUTPUTS];
                         let weights = matrix.packed(0, VERIFIED_OUTPUTS);
@@ -307,14 +309,15 @@ fn gemm(
                     });
                 }
                 bencher.iter_custom(|iterations| {
-                    timing.time(iterations, peaks, || {
+                    timed.time(iterations, || {
                         multiply(isa, &mut activations, matrix.packed(copy, outputs), &mut out);
                         copy += 1;
                         black_box(&out);
                     })
                 });
+                timed.compare(peaks);
             });
-            timed.extend(timing.best.is_some().then_some(timing));
+            all.extend((!timed.is_new()).then_some(timed));
         }
     }
     group.finish();
@@ -342,7 +345,7 @@ fn fill_cache(pool: &Pool, dtype: KvDtype, rows: usize, past: usize) -> KvCache 
     cache
 }
 
-fn attention(criterion: &mut Criterion, peaks: &Peaks<'_>, timed: &mut Vec<Timed>) {
+fn attention(criterion: &mut Criterion, peaks: &Peaks<'_>, all: &mut Vec<Timed>) {
     let pool = peaks.pool;
     for dtype in [KvDtype::Q8_0, KvDtype::Bf16, KvDtype::F32] {
         let name = dtype.name();
@@ -367,18 +370,11 @@ fn attention(criterion: &mut Criterion, peaks: &Peaks<'_>, timed: &mut Vec<Timed
                 let q_format = |isa| kernel::attention_format(isa, layout(dtype), rows * GROUP);
                 let (portable, x_format) = (q_format(Isa::PORTABLE), q_format(isa));
                 let (mut layer, mut out) = (0, Activations::default());
-                let mut timing = Timed {
-                    name: format!("attention-{name}/{}/{pass}", isa.name()),
-                    isa,
-                    bytes,
-                    operations,
-                    bound: Bound::new(rows, x_format),
-                    best: None,
-                    shares: Vec::new(),
-                };
+                let name_of_case = format!("attention-{name}/{}/{pass}", isa.name());
+                let mut timed = Timed::new(name_of_case, isa, rows, [bytes, operations], x_format);
                 group.bench_function(BenchmarkId::new(isa.name(), &pass), |bencher| {
                     let cache = cache.get_or_init(|| fill_cache(pool, dtype, rows, past));
-                    if timing.best.is_none() {
+                    if timed.is_new() {
                         let tolerance = tolerance(portable, x_format);
                         verify(&format!("attention-{name}"), isa, rows, tolerance, |isa| {
                             let mut out = Activations::default();
@@ -387,14 +383,15 @@ fn attention(criterion: &mut Criterion, peaks: &Peaks<'_>, timed: &mut Vec<Timed
                         });
                     }
                     bencher.iter_custom(|iterations| {
-                        timing.time(iterations, peaks, || {
+                        timed.time(iterations, || {
                             kernel::attention(pool, isa, cache, layer, &spans, &q, &mut out);
                             layer = (layer + 1) % LAYERS;
                             black_box(&out);
                         })
                     });
+                    timed.compare(peaks);
                 });
-                timed.extend(timing.best.is_some().then_some(timing));
+                all.extend((!timed.is_new()).then_some(timed));
             }
         }
         group.finish();
@@ -415,26 +412,23 @@ fn verify(name: &str, isa: Isa, rows: usize, tolerance: f64, result: impl Fn(Isa
     assert!(error < tolerance, "{name} with {rows} rows: relative error of {isa} is {error:.1e}");
 }
 
-/// Prints the best rate of each kernel, and the median of its shares.
+/// Prints the best rate of each kernel, and the median of its fractions of the roofline.
 fn print_table(timed: &[Timed], peaks: &Peaks<'_>) {
     println!("\nevery tier agrees with the portable one\n");
-    println!("best peaks of {} threads, GB/s, GFLOP/s:", peaks.pool.threads());
-    for ((isa, bound), rate) in &*peaks.best.borrow() {
-        println!("{isa:<12} {bound:<6} {:>8.1}", rate / 1e9);
+    println!("best peaks of {} threads, GB/s and GFLOP/s:", peaks.pool.threads());
+    for ((isa, name), rate) in &*peaks.best.borrow() {
+        println!("{isa:<12} {name:<6} {:>8.1}", rate / 1e9);
     }
-    println!("\n{:<36} {:>9} {:>8} {:>9}  share of the peak", "kernel", "ms", "GB/s", "GFLOP/s");
-    for Timed { name, bytes, operations, bound, best, shares, .. } in timed {
-        let Some(best) = best else { continue };
+    println!("\n{:<36} {:>9} {:>8} {:>9} {:>9}", "kernel", "ms", "GB/s", "GFLOP/s", "roofline");
+    for Timed { name, bytes, operations, best, fractions, .. } in timed {
         let seconds = best.as_secs_f64();
-        let share = stats::median(shares)
-            .map_or("not measured".into(), |share| format!("{:.0} %", 100.0 * share));
         println!(
-            "{name:<36} {:>9.3} {:>8.1} {:>9.1} {:>6} of {}",
+            "{name:<36} {:>9.3} {:>8.1} {:>9.1} {:>9}",
             seconds * 1e3,
             *bytes as f64 / seconds / 1e9,
             *operations as f64 / seconds / 1e9,
-            share,
-            bound.name(),
+            stats::median(fractions)
+                .map_or("-".into(), |median| format!("{:.0} %", 100.0 * median)),
         );
     }
 }

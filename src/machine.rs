@@ -22,8 +22,7 @@ use std::{fs, thread};
 use crate::record::{Build, Machine, Rates};
 use crate::settings::{Setup, parse_cpu_list};
 
-pub use caches::last_level_cache_bytes;
-pub(crate) use caches::read_buffer_bytes;
+pub use caches::{last_level_cache_bytes, read_buffer_bytes};
 pub(crate) use class::class_id;
 pub(crate) use load::warnings_on;
 pub use load::{busy, conditions, warnings};

@@ -13,7 +13,7 @@ const MEMORY_DIVISOR: u64 = 8;
 
 /// The size of a buffer that is read from memory rather than caches: at least `least` bytes if
 /// there is room; `None` if no buffer beyond the caches fits.
-pub(crate) fn read_buffer_bytes(least: u64) -> Option<usize> {
+pub fn read_buffer_bytes(least: u64) -> Option<usize> {
     buffer_bytes(last_level_cache_bytes(), load::available_bytes(), least)
 }
 

@@ -1,10 +1,10 @@
 //! Activations in the formats that the GEMM kernels multiply weights with:
 //!
-//! * 8 bits with one scale per 32 columns, as ggml's `q8_0`: for Q8_0, Q4_K and Q6_K weights.
-//! * 16 bits with one scale per 256 columns, for prefill without VNNI: activations use 13 bits and
+//! * 8 bits with one scale per 32 columns, as ggml's `q8_0`: for quantized weights.
+//! * 16 bits with one scale per 256 columns, for prefill of some formats without VNNI: activations use 13 bits and
 //!   weights 12, so that 256 products fit in an i32. Finer than bf16 except for numbers that are
 //!   very small beside the largest of their block.
-//! * bf16 in AMX tiles of 16 rows and 32 columns, for prefill where the CPU multiplies bf16.
+//! * bf16 in AMX tiles of 16 rows and 32 columns, where the CPU multiplies bf16.
 //! * f32, for weights of 16 and 32 bits.
 
 use super::dispatch;

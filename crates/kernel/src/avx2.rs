@@ -167,10 +167,10 @@ unsafe fn gemm_f32_rows<const ROWS: usize>(
 /// See [`super::portable::widen_to_f32`]; for F16, BF16 and asymmetric weights.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn widen_to_f32(format: WeightFormat, panel: &[u8], first: usize, lines: &mut [F32x16]) {
-    let sixteen_bits = || &panel[first * 2 * PANEL_ROWS..];
+    let from_first = || &panel[first * 2 * PANEL_ROWS..];
     match format {
         WeightFormat::F16 => {
-            let columns = sixteen_bits().as_chunks::<16>().0.as_chunks::<2>().0;
+            let columns = from_first().as_chunks::<16>().0.as_chunks::<2>().0;
             for (line, [a, b]) in lines.iter_mut().zip(columns) {
                 prefetch(a);
                 let halves = line.as_chunks_mut::<8>().0;
@@ -179,7 +179,7 @@ fn widen_to_f32(format: WeightFormat, panel: &[u8], first: usize, lines: &mut [F
             }
         }
         WeightFormat::Bf16 => {
-            let pairs = sixteen_bits().as_chunks::<32>().0.as_chunks::<2>().0;
+            let pairs = from_first().as_chunks::<32>().0.as_chunks::<2>().0;
             for ([even, odd], halves) in lines.as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
                 prefetch(halves);
                 for (half, bytes) in halves.iter().enumerate() {
@@ -206,11 +206,14 @@ fn widen_asymmetric(block: &[u8; Asymmetric::BYTES], lines: &mut [F32x16; BLOCK]
     let (head, quants) = block.split_at(Asymmetric::QUANTS);
     let head: &[f32] = bytemuck::cast_slice(head);
     let [scales, offsets] = [0, 1].map(|at| head[at * PANEL_ROWS..].as_chunks::<8>().0);
+    prefetch(head);
     for half in 0..2 {
         let (scale, offset) = (load_ps(&scales[half]), load_ps(&offsets[half]));
         let groups = quants.as_chunks::<32>().0.as_chunks::<2>().0;
         for (group, lines) in groups.iter().zip(lines.as_chunks_mut::<4>().0) {
-            prefetch(&group[half]);
+            if half == 0 {
+                prefetch(group);
+            }
             let mut quants = load(&group[half]);
             for line in lines {
                 let column = _mm256_and_si256(quants, _mm256_set1_epi32(255));
@@ -374,10 +377,12 @@ fn q8_0_to_int16(panel: &[u8], columns: usize, number: usize, out: &mut Int16Blo
     let order = _mm_setr_epi8(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15);
     let second = _mm256_broadcastsi128_si256(order);
     for half in 0..2 {
-        let mut max = _mm256_setzero_ps();
+        let (mut max, mut non_finite) = (_mm256_setzero_ps(), _mm256_setzero_ps());
         for i in 0..blocks {
-            let (scales, _) = block(i);
-            max = _mm256_max_ps(max, _mm256_and_ps(load_f16(&scales[half]), abs_mask));
+            let scale = load_f16(&block(i).0[half]);
+            // Of a NaN and a number, `vmaxps` takes the second operand.
+            max = _mm256_max_ps(_mm256_and_ps(scale, abs_mask), max);
+            non_finite = _mm256_fmadd_ps(scale, _mm256_setzero_ps(), non_finite);
         }
         let positive = _mm256_cmp_ps::<_CMP_GT_OQ>(max, _mm256_setzero_ps());
         let inverse = _mm256_div_ps(_mm256_set1_ps(Int16Block::LARGEST_FRACTION), max);
@@ -400,7 +405,8 @@ fn q8_0_to_int16(panel: &[u8], columns: usize, number: usize, out: &mut Int16Blo
                 }
             }
         }
-        let scale = _mm256_mul_ps(max, _mm256_set1_ps(Int16Block::SCALE_RATIO));
+        let ratio = _mm256_set1_ps(Int16Block::SCALE_RATIO);
+        let scale = _mm256_add_ps(_mm256_mul_ps(max, ratio), non_finite);
         store_ps(&mut out.scales.as_chunks_mut::<8>().0[half], scale);
     }
 }
@@ -410,10 +416,12 @@ fn q8_0_to_int16(panel: &[u8], columns: usize, number: usize, out: &mut Int16Blo
 fn f32_to_int16(lines: &[F32x16], block: &mut Int16Block) {
     let abs_mask = _mm256_castsi256_ps(_mm256_set1_epi32(i32::MAX));
     for half in 0..2 {
-        let mut max = _mm256_setzero_ps();
+        let (mut max, mut non_finite) = (_mm256_setzero_ps(), _mm256_setzero_ps());
         for line in lines {
-            let abs = _mm256_and_ps(load_ps(&line.as_chunks::<8>().0[half]), abs_mask);
-            max = _mm256_max_ps(max, abs);
+            let weights = load_ps(&line.as_chunks::<8>().0[half]);
+            // Of a NaN and a number, `vmaxps` takes the second operand.
+            max = _mm256_max_ps(_mm256_and_ps(weights, abs_mask), max);
+            non_finite = _mm256_fmadd_ps(weights, _mm256_setzero_ps(), non_finite);
         }
         let positive = _mm256_cmp_ps::<_CMP_GT_OQ>(max, _mm256_setzero_ps());
         let inverse = _mm256_and_ps(_mm256_div_ps(_mm256_set1_ps(INT16_WEIGHT_MAX), max), positive);
@@ -427,6 +435,7 @@ fn f32_to_int16(lines: &[F32x16], block: &mut Int16Block) {
             unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), both) };
         }
         let scale = _mm256_div_ps(max, _mm256_set1_ps(INT16_WEIGHT_MAX));
+        let scale = _mm256_add_ps(scale, non_finite);
         store_ps(&mut block.scales.as_chunks_mut::<8>().0[half], scale);
     }
 }

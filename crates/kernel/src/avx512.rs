@@ -313,9 +313,12 @@ unsafe fn block_at<'a>(row: *const Q8Block, number: usize) -> &'a Q8Block {
 /// See [`super::portable::f32_to_int16`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn f32_to_int16(lines: &[F32x16], block: &mut Int16Block) {
-    let mut max = _mm512_setzero_ps();
+    let (mut max, mut non_finite) = (_mm512_setzero_ps(), _mm512_setzero_ps());
     for line in lines {
-        max = _mm512_max_ps(max, _mm512_abs_ps(load_ps(line)));
+        let weights = load_ps(line);
+        // Of a NaN and a number, `vmaxps` takes the second operand.
+        max = _mm512_max_ps(_mm512_abs_ps(weights), max);
+        non_finite = _mm512_fmadd_ps(weights, _mm512_setzero_ps(), non_finite);
     }
     let positive = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(max, _mm512_setzero_ps());
     let inverse = _mm512_maskz_div_ps(positive, _mm512_set1_ps(INT16_WEIGHT_MAX), max);
@@ -326,7 +329,8 @@ fn f32_to_int16(lines: &[F32x16], block: &mut Int16Block) {
         // SAFETY: 32 numbers of two bytes are writable, and the store needs no alignment.
         unsafe { _mm512_storeu_si512(quants.as_mut_ptr().cast(), both) };
     }
-    store_ps(&mut block.scales, _mm512_div_ps(max, _mm512_set1_ps(INT16_WEIGHT_MAX)));
+    let scales = _mm512_div_ps(max, _mm512_set1_ps(INT16_WEIGHT_MAX));
+    store_ps(&mut block.scales, _mm512_add_ps(scales, non_finite));
 }
 
 /// See [`super::portable::gemm_int16`].

@@ -45,14 +45,14 @@ const L1_TILES: usize = 8;
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
 fn decode_bf16(x: &[AmxTile], weights: &[[[u8; LINE]; PANEL_ROWS]], sums: &mut [F32x16]) {
-    let mut halves = [[[0f32; PANEL_ROWS]; 2]; DECODE_MAX_ROWS];
-    let halves = &mut halves[..sums.len()];
+    let mut even_odd = [[[0f32; PANEL_ROWS]; 2]; DECODE_MAX_ROWS];
+    let even_odd = &mut even_odd[..sums.len()];
     for (x, weights) in x.chunks(L1_TILES).zip(weights.chunks(L1_TILES)) {
-        for_row_blocks!(halves, [8 1 2 3 4 5 6 7], |first, halves: ROWS| {
-            dot_rows::<ROWS>(x, weights, first, halves)
+        for_row_blocks!(even_odd, [8 1 2 3 4 5 6 7], |first, even_odd: ROWS| {
+            dot_rows::<ROWS>(x, weights, first, even_odd)
         });
     }
-    for (sums, [even, odd]) in sums.iter_mut().zip(halves) {
+    for (sums, [even, odd]) in sums.iter_mut().zip(even_odd) {
         store_ps(sums, _mm512_add_ps(load_ps(even), load_ps(odd)));
     }
 }
@@ -64,11 +64,11 @@ fn dot_rows<const ROWS: usize>(
     x: &[AmxTile],
     weights: &[[[u8; LINE]; PANEL_ROWS]],
     first: usize,
-    halves: &mut [[F32x16; 2]; ROWS],
+    even_odd: &mut [[F32x16; 2]; ROWS],
 ) {
     let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-    for (sums, halves) in sums.iter_mut().zip(&*halves) {
-        *sums = [load_ps(&halves[0]), load_ps(&halves[1])];
+    for (sums, even_odd) in sums.iter_mut().zip(&*even_odd) {
+        *sums = [load_ps(&even_odd[0]), load_ps(&even_odd[1])];
     }
     for (x, lines) in x.iter().zip(weights) {
         let x: &[Pairs; PANEL_ROWS] = bytemuck::cast_ref(x);
@@ -83,9 +83,9 @@ fn dot_rows<const ROWS: usize>(
             }
         }
     }
-    for (halves, [even, odd]) in halves.iter_mut().zip(sums) {
-        store_ps(&mut halves[0], even);
-        store_ps(&mut halves[1], odd);
+    for (even_odd, [even, odd]) in even_odd.iter_mut().zip(sums) {
+        store_ps(&mut even_odd[0], even);
+        store_ps(&mut even_odd[1], odd);
     }
 }
 

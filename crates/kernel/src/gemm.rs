@@ -73,7 +73,7 @@ pub fn activation_format(isa: Isa, format: WeightFormat, rows: usize) -> Activat
     let decode = rows <= DECODE_MAX_ROWS;
     match format {
         WeightFormat::F32 => ActivationFormat::F32,
-        // Matrix instructions would multiply padding rows.
+        // Matrix instructions would multiply padding rows, so decode takes f32.
         WeightFormat::Bf16 if decode && (isa.has_amx() || isa.is_arm()) => ActivationFormat::F32,
         WeightFormat::Bf16 if isa.has_bf16() && !isa.choices().widen_bf16 => ActivationFormat::Bf16,
         WeightFormat::F16 | WeightFormat::Bf16 if decode => ActivationFormat::F32,
@@ -83,7 +83,8 @@ pub fn activation_format(isa: Isa, format: WeightFormat, rows: usize) -> Activat
             ActivationFormat::Bf16
         }
         WeightFormat::F16 | WeightFormat::Bf16 => ActivationFormat::Int16,
-        // AVX2 sums products of 4 and 6 bits in 16 bits, but has to widen those of more at once.
+        // Without VNNI, their products of 8 bits are widened to 32 at once or after four groups of
+        // columns, which takes longer than converting a panel once for many rows.
         WeightFormat::Q8_0 | WeightFormat::Q8Super | WeightFormat::Asymmetric
             if !isa.has_vnni() && !isa.is_arm() && !decode =>
         {
@@ -378,9 +379,9 @@ fn gemm_panel(
         },
         ActivationFormat::Int8 => gemm_int8(isa, format, panel, x.q8(), sums),
         ActivationFormat::Int16 => {
-            let mut int16 = Int16Block::EMPTY;
+            let (mut lines, mut int16) = ([[0f32; PANEL_ROWS]; SUPER_BLOCK], Int16Block::EMPTY);
             for block in 0..columns.div_ceil(SUPER_BLOCK) {
-                panel_to_int16(isa, format, panel, columns, block, &mut int16);
+                panel_to_int16(isa, format, panel, columns, block, &mut lines, &mut int16);
                 gemm_int16(isa, &int16, x.int16(block), sums);
             }
         }
@@ -397,13 +398,14 @@ fn gemm_panel(
     }
 }
 
-/// Converts a block of 256 columns, or of those left.
-fn panel_to_int16(
+/// Converts a block of 256 columns, or of those left, by way of `lines`.
+pub(super) fn panel_to_int16(
     isa: Isa,
     format: WeightFormat,
     panel: &[u8],
     columns: usize,
     block: usize,
+    lines: &mut [F32x16; SUPER_BLOCK],
     int16: &mut Int16Block,
 ) {
     match format {
@@ -417,7 +419,6 @@ fn panel_to_int16(
             }
         }
         _ => {
-            let mut lines = [[0f32; PANEL_ROWS]; SUPER_BLOCK];
             let first = block * SUPER_BLOCK;
             let lines = &mut lines[..SUPER_BLOCK.min(columns - first)];
             widen_to_f32(isa, format, panel, first, lines);

@@ -41,7 +41,8 @@ pub(super) enum Tier {
 pub(super) struct Plan {
     /// Attention of prefill multiplies f32 instead of bf16.
     pub f32_attention: bool,
-    /// BF16 weights are multiplied as 16-bit integer panels, or with Arm as f32, instead of bf16.
+    /// BF16 weights are multiplied as 16-bit integer panels, in decode and with Arm as f32, instead
+    /// of bf16.
     pub widen_bf16: bool,
     /// GEMM with 8-bit activations takes one panel at a time instead of two.
     pub one_panel: bool,

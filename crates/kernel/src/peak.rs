@@ -85,9 +85,12 @@ fn multiply_add(isa: Isa, format: ActivationFormat, iterations: usize) -> usize 
 }
 
 /// The peak of one number format, in operations per second: repeats passes until the budget is
-/// spent, at least one, of which the fastest counts. Zero for bf16 where the CPU does not multiply
-/// it.
+/// spent, at least one, of which the fastest counts.
+///
+/// # Panics
+/// For bf16 where the CPU does not multiply it.
 pub fn peak_rate(pool: &Pool, isa: Isa, format: ActivationFormat, budget: Duration) -> f64 {
+    assert!(multiply_add(isa, format, 1) > 0, "{} does not multiply {format:?}", isa.name());
     let tasks = TASKS_PER_THREAD * pool.threads();
     let pass = |iterations: usize| {
         let done = AtomicUsize::new(0);

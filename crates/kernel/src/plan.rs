@@ -1,6 +1,6 @@
 //! The kernel plan: which of several verified variants runs an operation. The CPU's tier and vendor
-//! decide, or the user, never a clock: variants of an operation may differ in rounding, and two runs
-//! of one build on one machine must have the same bits.
+//! decide, or the user, never a clock: variants of an operation may differ in rounding, and two
+//! runs of one build on one machine must have the same bits.
 
 use crate::dispatch::kernels;
 use crate::error::{Error, Result};

@@ -187,35 +187,42 @@ fn gemm_asymmetric(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]) {
     }
 }
 
-/// Quantizes f32 lines, at most 256, to 12 bits with one scale per row.
+/// Quantizes f32 lines, at most 256, to 12 bits with one scale per row, which is NaN if a weight is
+/// NaN or infinite.
 fn f32_to_int16(lines: &[F32x16], block: &mut Int16Block) {
-    let mut max = [0f32; PANEL_ROWS];
+    let (mut max, mut non_finite) = ([0f32; PANEL_ROWS], [0f32; PANEL_ROWS]);
     for line in lines {
         for lane in 0..PANEL_ROWS {
             max[lane] = max[lane].max(line[lane].abs());
+            non_finite[lane] += line[lane] * 0.0;
         }
     }
     let inverse = max.map(|max| if max > 0.0 { INT16_WEIGHT_MAX / max } else { 0.0 });
     for (pair, quants) in lines.as_chunks::<2>().0.iter().zip(&mut block.quants) {
         for lane in 0..PANEL_ROWS {
-            quants[2 * lane] = round(pair[0][lane] * inverse[lane]) as i16;
-            quants[2 * lane + 1] = round(pair[1][lane] * inverse[lane]) as i16;
+            for odd in 0..2 {
+                let scaled = pair[odd][lane] * inverse[lane];
+                quants[2 * lane + odd] = if scaled.is_nan() { 0 } else { round(scaled) as i16 };
+            }
         }
     }
-    block.scales = max.map(|max| max / INT16_WEIGHT_MAX);
+    block.scales = std::array::from_fn(|lane| max[lane] / INT16_WEIGHT_MAX + non_finite[lane]);
 }
 
 /// Requantizes 256 columns of Q8_0 weights to one scale per row. Quants of a block with the row's
-/// largest scale stay exact; all others are rounded to 12 bits, as other weights are.
+/// largest scale stay exact; all others are rounded to 12 bits, as other weights are. A scale that
+/// is NaN or infinite makes the row's scale NaN.
 fn q8_0_to_int16(panel: &[u8], columns: usize, number: usize, out: &mut Int16Block) {
     let blocks = (SUPER_BLOCK / BLOCK).min(columns / BLOCK - number * SUPER_BLOCK / BLOCK);
     let first = number * SUPER_BLOCK / BLOCK;
     for lane in 0..PANEL_ROWS {
         let scale = |block: usize| f16_at(paired_block::<Q8_0_BYTES>(panel, first + block).0, lane);
         let max = (0..blocks).map(|block| scale(block).abs()).fold(0.0, f32::max);
+        let non_finite: f32 = (0..blocks).map(|block| scale(block) * 0.0).sum();
         let inverse = if max > 0.0 { Int16Block::LARGEST_FRACTION / max } else { 0.0 };
         for block in 0..blocks {
-            let fraction = round(scale(block) * inverse);
+            let scaled = scale(block) * inverse;
+            let fraction = if scaled.is_nan() { 0 } else { round(scaled) };
             let (_, quants) = paired_block::<Q8_0_BYTES>(panel, first + block);
             for column in 0..BLOCK {
                 let at = (column / 4 * PANEL_ROWS + lane) * 4 + column % 4;
@@ -225,7 +232,7 @@ fn q8_0_to_int16(panel: &[u8], columns: usize, number: usize, out: &mut Int16Blo
                     ((product + (1 << 14)) >> 15) as i16;
             }
         }
-        out.scales[lane] = max * Int16Block::SCALE_RATIO;
+        out.scales[lane] = max * Int16Block::SCALE_RATIO + non_finite;
     }
 }
 

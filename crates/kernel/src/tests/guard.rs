@@ -10,9 +10,9 @@ use memmap2::{MmapMut, MmapOptions};
 
 use super::*;
 use crate::dispatch::{
-    gemm_bf16, gemm_f16_bf16, gemm_f32, gemm_int8, gemm_int8_two, gemm_int16,
-    multiplies_two_panels, q8_0_to_int16,
+    gemm_bf16, gemm_f16_bf16, gemm_f32, gemm_int8, gemm_int8_two, gemm_int16, multiplies_two_panels,
 };
+use crate::gemm::panel_to_int16;
 use crate::operands::{F32x16, Int16Block, Int16Rows, Q8Block, Q8Rows};
 use crate::packed::SUPER_BLOCK;
 
@@ -198,15 +198,35 @@ fn gemm_f32_and_f16_bf16_stay_within_their_operands() {
 #[test]
 fn gemm_int16_stays_within_its_operands() {
     let tiers = Isa::for_tests();
-    for columns in [32, 256, 320] {
-        let panel = panel(GgmlType::Q8_0, columns);
+    let cases = [
+        (GgmlType::F16, 32),
+        (GgmlType::F16, 320),
+        (GgmlType::Q8_0, 32),
+        (GgmlType::Q8_0, 256),
+        (GgmlType::Q8_0, 320),
+        (GgmlType::Q5_1, 32),
+        (GgmlType::Q5_1, 320),
+        (GgmlType::IQ4XS, 512),
+    ];
+    for (dtype, columns) in cases {
+        let (format, panel) = (WeightFormat::from_dtype(dtype).unwrap(), panel(dtype, columns));
         for rows in ROWS {
             let x = converted(Isa::PORTABLE, rows, columns, ActivationFormat::Int16);
             let run = |isa| {
                 sums(rows, |sums| {
                     for block in 0..columns.div_ceil(SUPER_BLOCK) {
-                        let mut weights = Int16Block::EMPTY;
-                        q8_0_to_int16(isa, panel.get(), columns, block, &mut weights);
+                        let (mut lines, mut weights) =
+                            ([[0.0; 16]; SUPER_BLOCK], Int16Block::EMPTY);
+                        let panel = panel.get();
+                        panel_to_int16(
+                            isa,
+                            format,
+                            panel,
+                            columns,
+                            block,
+                            &mut lines,
+                            &mut weights,
+                        );
                         let Int16Rows { columns, quants, scales } = x.int16(block);
                         let (quants, scales) =
                             (GuardedBuffer::new(quants), GuardedBuffer::new(scales));
@@ -216,7 +236,8 @@ fn gemm_int16_stays_within_its_operands() {
                 })
             };
             let expected = run(Isa::PORTABLE);
-            for &isa in &tiers {
+            let converts = |isa| activation_format(isa, format, 17) == ActivationFormat::Int16;
+            for isa in tiers.iter().copied().filter(|isa| converts(*isa)) {
                 assert_near(&run(isa), &expected, &format!("{} panel {rows}", isa.name()));
             }
         }
@@ -231,9 +252,9 @@ fn bf16_gemm_stays_within_its_operands() {
         return skipped("no tiles were multiplied: this CPU does not multiply bf16");
     }
     for isa in tiers {
-        for columns in [32, 96, 512] {
+        for columns in [32, 96, 288, 512] {
             let panel = panel(GgmlType::BF16, columns);
-            for rows in [1, 15, 16, 17, 40] {
+            for rows in ROWS.chain([40]) {
                 let x = converted(isa, rows, columns, ActivationFormat::Bf16);
                 let tiles = GuardedBuffer::new(x.amx_tiles());
                 let out = sums(rows, |sums| gemm_bf16(isa, tiles.get(), panel.get(), sums));

@@ -159,3 +159,34 @@ fn quantizers_take_the_nearest_values() {
     let block = sub_blocks.map(|scale| values(IQ4_VALUES, scale / 64.0)).concat();
     assert_eq!(dequantize(GgmlType::IQ4XS, &quantize(GgmlType::IQ4XS, &block)), block);
 }
+
+#[test]
+fn a_nan_weight_makes_its_output_nan() {
+    let tiers = Isa::for_tests();
+    let pool = Pool::new(1).unwrap();
+    // A NaN with a payload as a weight or a scale, in the second super-block of 256.
+    for (dtype, nan) in [
+        (GgmlType::F32, vec![1, 0, 0xc0, 0x7f]),
+        (GgmlType::F16, vec![1, 0x7e]),
+        (GgmlType::BF16, vec![0xc1, 0x7f]),
+        (GgmlType::Q8_0, vec![1, 0x7e]),
+        (GgmlType::Q5_1, vec![1, 0x7e]),
+        (GgmlType::IQ4XS, vec![1, 0x7e]),
+    ] {
+        let format = WeightFormat::from_dtype(dtype).unwrap();
+        let mut rows = quantize(dtype, &numbers(16 * 768, 1));
+        rows[256 / dtype.block_size() * dtype.block_bytes()..][..nan.len()].copy_from_slice(&nan);
+        let mut arena = Arena::new(format.bytes(16, 768)).unwrap();
+        pack(dtype, 768, &rows, arena.all_mut());
+        let weights = PackedMatrix::new(format, [16, 768], arena.get(0..format.bytes(16, 768)));
+        for rows in [1, 20] {
+            let x = numbers(rows * 768, 2);
+            for &isa in &tiers {
+                for (i, out) in gemm_alone(&pool, isa, weights, &x).iter().enumerate() {
+                    let name = isa.name();
+                    assert_eq!(out.is_nan(), i % 16 == 0, "{name} {dtype:?} {rows} {i}: {out}");
+                }
+            }
+        }
+    }
+}
