@@ -6,8 +6,7 @@ use std::arch::x86_64::*;
 use std::hint::black_box;
 
 use super::avx512::{load, load_ps, store_ps};
-use super::gemm::DECODE_MAX_ROWS;
-use super::operands::{AmxTile, F32x16, for_row_blocks};
+use super::operands::{AmxTile, DECODE_MAX_ROWS, F32x16, for_row_blocks};
 use super::packed::{BLOCK, PANEL_ROWS};
 
 /// Bytes of a line of weights: a pair of columns of sixteen rows.

@@ -14,16 +14,12 @@ use super::dispatch::{
 };
 use super::elementwise::silu_mul;
 use super::isa::Isa;
-use super::operands::{F32x16, Int16Block, no_kernel};
+use super::operands::{DECODE_MAX_ROWS, F32x16, Int16Block, no_kernel};
 use super::packed::{BLOCK, PANEL_ROWS, PackedMatrix, Q8Super, SUPER_BLOCK, WeightFormat, f32_at};
 use super::pool::{Pool, SharedSlice};
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;
-
-/// Rows up to which a GEMM counts as decode. More rows (prefill) pay for converting weights to
-/// 16-bit integers or bf16 tiles. An AMX tile has as many rows: with fewer, VNNI is as fast.
-pub const DECODE_MAX_ROWS: usize = 16;
 
 /// L2 blocking with AMX: panels per pass over the activation tiles, and the bytes that their bf16
 /// tiles may take, so that they stay in L2.

@@ -6,6 +6,10 @@ use super::packed::{BLOCK, PANEL_ROWS, SUPER_BLOCK, WeightFormat};
 /// Sixteen f32, one for each row of a weight panel: one AVX-512 register, two AVX2 registers.
 pub(super) type F32x16 = [f32; PANEL_ROWS];
 
+/// Rows up to which a GEMM counts as decode. More rows (prefill) pay for converting weights to
+/// 16-bit integers or bf16 tiles. An AMX tile has as many rows: with fewer, VNNI is as fast.
+pub const DECODE_MAX_ROWS: usize = 16;
+
 /// Largest magnitude of an activation in [`Int16Rows`].
 pub const INT16_ACTIVATION_MAX: f32 = 4095.0;
 
