@@ -177,10 +177,6 @@ impl Peaks<'_> {
     }
 }
 
-fn last_level_cache_bytes() -> usize {
-    machine::last_level_cache_bytes().unwrap_or(64 << 20) as usize
-}
-
 fn main() {
     let config = Config::read(None, std::env::vars_os()).unwrap_or_else(|error| exit(&error));
     let threads = Setup::new(&config).threads;
@@ -229,7 +225,8 @@ impl MatrixCopies {
         let values = numbers(outputs * columns, 1);
         let blocks = kernel::quantize(dtype, &values);
         let bytes = format.bytes(outputs, columns);
-        let copies = (LLC_MULTIPLE * last_level_cache_bytes()).div_ceil(bytes);
+        let cache = machine::last_level_cache_bytes().unwrap_or(64 << 20) as usize;
+        let copies = (LLC_MULTIPLE * cache).div_ceil(bytes);
         let mut arena = Arena::new(copies * bytes).expect("memory for the copies");
         let mut one = vec![0; bytes];
         let row = blocks.len() / outputs;

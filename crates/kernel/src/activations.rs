@@ -1,9 +1,9 @@
 //! Activations in the formats that the GEMM kernels multiply weights with:
 //!
 //! * 8 bits with one scale per 32 columns, as ggml's `q8_0`: for quantized weights.
-//! * 16 bits with one scale per 256 columns, for prefill of some formats without VNNI: activations use 13 bits and
-//!   weights 12, so that 256 products fit in an i32. Finer than bf16 except for numbers that are
-//!   very small beside the largest of their block.
+//! * 16 bits with one scale per 256 columns, for prefill of some formats without VNNI: activations
+//!   use 13 bits and weights 12, so that 256 products fit in an i32. Finer than bf16 except for
+//!   numbers that are very small beside the largest of their block.
 //! * bf16 in AMX tiles of 16 rows and 32 columns, where the CPU multiplies bf16.
 //! * f32, for weights of 16 and 32 bits.
 

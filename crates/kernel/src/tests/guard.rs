@@ -216,7 +216,7 @@ fn gemm_int16_stays_within_its_operands() {
                 sums(rows, |sums| {
                     for block in 0..columns.div_ceil(SUPER_BLOCK) {
                         let (mut lines, mut weights) =
-                            ([[0.0; 16]; SUPER_BLOCK], Int16Block::EMPTY);
+                            ([[0.0; PANEL_ROWS]; SUPER_BLOCK], Int16Block::EMPTY);
                         let panel = panel.get();
                         panel_to_int16(
                             isa,
@@ -236,7 +236,8 @@ fn gemm_int16_stays_within_its_operands() {
                 })
             };
             let expected = run(Isa::PORTABLE);
-            let converts = |isa| activation_format(isa, format, 17) == ActivationFormat::Int16;
+            let prefill = DECODE_MAX_ROWS + 1;
+            let converts = |isa| activation_format(isa, format, prefill) == ActivationFormat::Int16;
             for isa in tiers.iter().copied().filter(|isa| converts(*isa)) {
                 assert_near(&run(isa), &expected, &format!("{} panel {rows}", isa.name()));
             }
