@@ -20,10 +20,18 @@ type Pairs = [i32; BLOCK / 2];
 /// See [`crate::dispatch::gemm_bf16`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
 pub(super) fn gemm_bf16(x: &[AmxTile], weights: &[u8], sums: &mut [F32x16]) {
-    let weights = weights.as_chunks::<LINE>().0.as_chunks::<PANEL_ROWS>().0;
     if sums.len() <= DECODE_MAX_ROWS {
-        return decode_bf16(x, weights, sums);
+        decode_bf16(x, tiles(weights), sums);
+    } else {
+        prefill_bf16(x, weights, sums);
     }
+}
+
+/// The same, a tile of activations at a time, however few rows: each row is summed in the order of
+/// its columns.
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
+pub(super) fn prefill_bf16(x: &[AmxTile], weights: &[u8], sums: &mut [F32x16]) {
+    let weights = tiles(weights);
     for (x, sums) in x.chunks_exact(weights.len()).zip(sums.chunks_mut(PANEL_ROWS)) {
         let mut rows = [_mm512_setzero_ps(); PANEL_ROWS];
         for (x, lines) in x.iter().zip(weights) {
@@ -33,6 +41,11 @@ pub(super) fn gemm_bf16(x: &[AmxTile], weights: &[u8], sums: &mut [F32x16]) {
             store_ps(sums, row);
         }
     }
+}
+
+/// Weights in lines, and those in tiles of 32 columns.
+fn tiles(weights: &[u8]) -> &[[[u8; LINE]; PANEL_ROWS]] {
+    weights.as_chunks().0.as_chunks().0
 }
 
 /// Tiles of weights that all rows read before the next ones: 8 KiB, which stay in L1, so that

@@ -44,8 +44,8 @@ pub(super) fn attend(context: &Context<'_>, queries: &[f32], softmax: &mut Onlin
                 }
                 // SAFETY: the CPU has AVX512-BF16, as was asserted.
                 None => unsafe {
-                    avx512bf16::gemm_bf16(&q, first, first_scores);
-                    avx512bf16::gemm_bf16(&q, second, second_scores);
+                    avx512bf16::prefill_bf16(&q, first, first_scores);
+                    avx512bf16::prefill_bf16(&q, second, second_scores);
                 },
             }
         }
