@@ -20,12 +20,14 @@ use super::pool::{Pool, SharedSlice};
 #[cfg(target_arch = "x86_64")]
 mod bf16;
 #[cfg(target_arch = "x86_64")]
+mod decode;
+#[cfg(target_arch = "x86_64")]
 mod prefill;
 mod q8_0;
 mod softmax;
-
 #[cfg(target_arch = "x86_64")]
-use bf16::{Lines, accumulate_page, has_kernels, score_page};
+mod vector;
+
 use softmax::{OnlineSoftmax, merge, normalize, online_softmax};
 
 /// Query rows per task, the heads of a group counted each: they share the widening of a page.
@@ -34,6 +36,9 @@ const QUERY_BLOCK: usize = 64;
 /// Positions per task in decode (split-KV), so that a long context occupies all threads. Splits are
 /// merged in order, so results depend on this number and not on that of threads.
 const KV_SPLIT: usize = 1024;
+
+/// Query rows of decode for which f32 is as fast as the memory that keys and values are read from.
+const MEMORY_BOUND_ROWS: usize = 2;
 
 /// Query rows of a span, of one key-value head, over a range of positions.
 struct Task {
@@ -54,16 +59,14 @@ fn is_decode(span: &Span, group: usize) -> bool {
 /// rows of a sequence in a pass, the heads of a group counted each.
 pub fn attention_format(isa: Isa, layout: KvLayout, rows: usize) -> ActivationFormat {
     let decode = rows <= PANEL_ROWS;
+    let slow_bf16 = isa.has_amx() || rows <= MEMORY_BOUND_ROWS;
+    let bf16 = isa.has_avx512bf16()
+        && !isa.choices().f32_attention
+        && !(decode && slow_bf16)
+        && layout.width.is_multiple_of(BLOCK);
     match layout.dtype {
         KvDtype::Q8_0 if decode => ActivationFormat::Int8,
-        KvDtype::Bf16 | KvDtype::Q8_0
-            if !decode
-                && isa.has_avx512bf16()
-                && !isa.choices().f32_attention
-                && layout.width.is_multiple_of(BLOCK) =>
-        {
-            ActivationFormat::Bf16
-        }
+        KvDtype::Bf16 | KvDtype::Q8_0 if bf16 => ActivationFormat::Bf16,
         KvDtype::F32 | KvDtype::Bf16 | KvDtype::Q8_0 => ActivationFormat::F32,
     }
 }
@@ -199,16 +202,19 @@ fn run_task(context: &Context<'_>, q: &[f32], stride: usize) -> OnlineSoftmax {
         queries.extend_from_slice(&q[at..at + group * width]);
     }
     let format = attention_format(isa, layout, task.span.rows * group);
-    let in_bf16 = format == ActivationFormat::Bf16;
-    let padded = if in_bf16 { rows.next_multiple_of(PANEL_ROWS) } else { rows };
+    let decode = is_decode(&task.span, group);
+    let tiles = format == ActivationFormat::Bf16 && !decode;
+    let padded = if tiles { rows.next_multiple_of(PANEL_ROWS) } else { rows };
     let mut softmax = OnlineSoftmax::new(rows, padded, width);
     match format {
         ActivationFormat::Int8 => q8_0::decode(context, &queries, &mut softmax),
         #[cfg(target_arch = "x86_64")]
+        ActivationFormat::Bf16 if decode => decode::attend_bf16(context, &queries, &mut softmax),
+        #[cfg(target_arch = "x86_64")]
         ActivationFormat::Bf16 => prefill::attend(context, &queries, &mut softmax),
         #[cfg(target_arch = "x86_64")]
-        _ if layout.dtype == KvDtype::Bf16 && is_decode(&task.span, group) && has_kernels(isa) => {
-            decode_bf16(context, &queries, &mut softmax);
+        _ if layout.dtype == KvDtype::Bf16 && decode && bf16::has_kernels(isa) => {
+            decode::attend_f32(context, &queries, &mut softmax);
         }
         _ => attend_f32(context, &queries, &mut softmax),
     }
@@ -279,21 +285,5 @@ fn attend_f32(context: &Context<'_>, queries: &[f32], softmax: &mut OnlineSoftma
                 gemm_f32(isa, &values[chunk * PANEL_ROWS..], width, count, x, PAGE, sums);
             }
         }
-    }
-}
-
-/// The same for few rows, where reading the cache is the bound.
-#[cfg(target_arch = "x86_64")]
-fn decode_bf16(context: &Context<'_>, queries: &[f32], softmax: &mut OnlineSoftmax) {
-    let (isa, rows, width) = (context.isa, context.rows(), context.cache.layout().width);
-    let mut scores = vec![[0f32; PANEL_ROWS]; PAGE / PANEL_ROWS * rows];
-    let mut weights = vec![[0f32; PAGE]; rows];
-    for (positions, (keys, values), next) in context.pages() {
-        score_page(isa, Lines::new(keys, next.0), width, queries, &mut scores);
-        // Halves of a page are whole: see `KvCache::append`.
-        let written = positions.len().next_multiple_of(PANEL_ROWS);
-        context.weigh(positions, &scores, &mut weights, softmax);
-        let values = Lines::new(values, next.1);
-        accumulate_page(isa, values, written, &weights, &mut softmax.values);
     }
 }

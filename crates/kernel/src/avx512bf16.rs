@@ -206,7 +206,7 @@ fn exp2_fraction(x: __m512) -> __m512 {
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
-fn as_bf16_pairs(bits: __m512i) -> __m512bh {
+pub(super) fn as_bf16_pairs(bits: __m512i) -> __m512bh {
     // SAFETY: both vectors are 64 bytes, and every bit pattern is valid.
     unsafe { std::mem::transmute(bits) }
 }

@@ -39,7 +39,7 @@ pub(super) enum Tier {
 /// Where the plan departs from the first variant of an operation; see [`super::plan`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Plan {
-    /// Attention of prefill multiplies f32 instead of bf16.
+    /// Attention multiplies f32 instead of bf16.
     pub f32_attention: bool,
     /// BF16 weights are multiplied as 16-bit integer panels, in decode and with Arm as f32, instead
     /// of bf16.
