@@ -55,8 +55,8 @@ const GROUP: usize = 2;
 const WIDTH: usize = 128;
 const LAYERS: usize = 8;
 
-/// `(rows, past)`: decode over a long context, and prefill.
-const PASSES: [(usize, usize); 2] = [(1, 4096), (512, 0)];
+/// `(rows, past)`: decode over a long context, of one token and of several, and prefill.
+const PASSES: [(usize, usize); 3] = [(1, 4096), (4, 4096), (512, 0)];
 
 /// Largest relative error of a product with activations in a format: rounding of activations and
 /// weights, or the order of additions.

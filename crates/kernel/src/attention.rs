@@ -37,8 +37,9 @@ const QUERY_BLOCK: usize = 64;
 /// merged in order, so results depend on this number and not on that of threads.
 const KV_SPLIT: usize = 1024;
 
-/// Query rows of decode for which f32 is as fast as the memory that keys and values are read from.
-const MEMORY_BOUND_ROWS: usize = 2;
+/// Query rows of decode for which f32 is as fast as the memory that keys and values are read from:
+/// measured on Zen 4.
+const F32_DECODE_ROWS: usize = 2;
 
 /// Query rows of a span, of one key-value head, over a range of positions.
 struct Task {
@@ -50,19 +51,20 @@ struct Task {
     positions: Range<usize>,
 }
 
-/// Whether a span has so few query rows that reading the cache is the bound.
-fn is_decode(span: &Span, group: usize) -> bool {
-    span.rows * group <= PANEL_ROWS
+/// Whether so few query rows of a sequence are decode: no more than a tile has.
+fn is_decode(rows: usize) -> bool {
+    rows <= PANEL_ROWS
 }
 
 /// The format of queries, and of the softmax weights that multiply values. `rows` are the query
 /// rows of a sequence in a pass, the heads of a group counted each.
 pub fn attention_format(isa: Isa, layout: KvLayout, rows: usize) -> ActivationFormat {
-    let decode = rows <= PANEL_ROWS;
-    let slow_bf16 = isa.has_amx() || rows <= MEMORY_BOUND_ROWS;
+    let decode = is_decode(rows);
+    // CPUs with AMX issue `vdpbf16ps` at half the rate of f32: see `Plan::of`.
+    let f32_is_as_fast = isa.has_amx() || rows <= F32_DECODE_ROWS;
     let bf16 = isa.has_avx512bf16()
         && !isa.choices().f32_attention
-        && !(decode && slow_bf16)
+        && !(decode && f32_is_as_fast)
         && layout.width.is_multiple_of(BLOCK);
     match layout.dtype {
         KvDtype::Q8_0 if decode => ActivationFormat::Int8,
@@ -100,7 +102,7 @@ pub fn attention(
         for first in (0..span.rows).step_by(block) {
             let rows = block.min(span.rows - first);
             let context = span.past + first + rows;
-            let split = if is_decode(span, group) { KV_SPLIT } else { context };
+            let split = if is_decode(span.rows * group) { KV_SPLIT } else { context };
             for head in 0..heads {
                 splits.push(context.div_ceil(split));
                 for start in (0..context).step_by(split) {
@@ -167,6 +169,11 @@ impl<'a> Context<'a> {
         self.task.rows * self.group
     }
 
+    /// Positions before the first row of the task.
+    fn before(&self) -> usize {
+        self.task.span.past + self.task.first
+    }
+
     /// Pages with their positions, each beside the page that follows it, if one does, else itself.
     fn pages(&self) -> impl Iterator<Item = (Range<usize>, Page<'a>, Page<'a>)> {
         let (cache, layer, task) = (self.cache, self.layer, self.task);
@@ -187,7 +194,7 @@ impl<'a> Context<'a> {
         weights: &mut [[f32; PAGE]],
         softmax: &mut OnlineSoftmax,
     ) {
-        let before = self.task.span.past + self.task.first;
+        let before = self.before();
         online_softmax(self.isa, self.group, before, positions, scores, weights, softmax);
     }
 }
@@ -202,7 +209,7 @@ fn run_task(context: &Context<'_>, q: &[f32], stride: usize) -> OnlineSoftmax {
         queries.extend_from_slice(&q[at..at + group * width]);
     }
     let format = attention_format(isa, layout, task.span.rows * group);
-    let decode = is_decode(&task.span, group);
+    let decode = is_decode(task.span.rows * group);
     let tiles = format == ActivationFormat::Bf16 && !decode;
     let padded = if tiles { rows.next_multiple_of(PANEL_ROWS) } else { rows };
     let mut softmax = OnlineSoftmax::new(rows, padded, width);

@@ -145,8 +145,8 @@ fn dot_tile<'a>(
 }
 
 /// Writes e^(score - max) of the row `row` of scores, `[2 pages][stride]`, in bf16 as the row `row`
-/// of `p`, `[pages][stride / 16]`; 0 from position `visible` on. Returns the largest score, or
-/// `max` if that is larger, and the sum of the weights before they are rounded.
+/// of `p`, `[pages][stride / 16]`, rounded up; 0 from position `visible` on. Returns the largest
+/// score, or `max` if that is larger, and the sum of the weights before they are rounded.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
 pub(super) fn softmax_row<const PAGES: usize>(
     scores: &[F32x16],

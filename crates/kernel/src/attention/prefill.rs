@@ -12,7 +12,7 @@ use crate::{amx, avx512bf16};
 
 /// Attends to all pages of a context, several per step.
 pub(super) fn attend(context: &Context<'_>, queries: &[f32], softmax: &mut OnlineSoftmax) {
-    let Context { isa, group, task, .. } = *context;
+    let Context { isa, group, .. } = *context;
     assert!(isa.has_avx512bf16(), "{} has no AVX512-BF16", isa.name());
     let width = context.cache.layout().width;
     let (padded, row_tiles) = (softmax.padded, width / BLOCK);
@@ -25,7 +25,6 @@ pub(super) fn attend(context: &Context<'_>, queries: &[f32], softmax: &mut Onlin
     let mut copies = vec![PageCopy::default(); PREFILL_PAGES];
     // SAFETY: an `Isa` with AMX is only made on a CPU that has it.
     let registers = isa.has_amx().then(|| unsafe { amx::TileRegisters::new() });
-    let before = task.span.past + task.first;
     let pages: Vec<_> = context.pages().collect();
     for pages in pages.chunks(PREFILL_PAGES) {
         let positions = pages[0].0.start..pages[pages.len() - 1].0.end;
@@ -51,7 +50,7 @@ pub(super) fn attend(context: &Context<'_>, queries: &[f32], softmax: &mut Onlin
         }
         let p = &mut p[..pages.len() * padded / PANEL_ROWS];
         // SAFETY: as above.
-        unsafe { online_softmax_bf16(group, before, positions, scores, p, softmax) };
+        unsafe { online_softmax_bf16(group, context.before(), positions, scores, p, softmax) };
         let sums = &mut softmax.values;
         match &registers {
             Some(registers) => {

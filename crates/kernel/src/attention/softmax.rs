@@ -15,7 +15,8 @@ use crate::operands::AmxTile;
 
 /// The state of an online softmax, for query rows.
 pub(super) struct OnlineSoftmax {
-    /// Weighted sums of values, `[width / 16][rows]`; rows padded to whole AMX tiles for bf16.
+    /// Weighted sums of values, `[width / 16][rows]`; rows padded to whole AMX tiles for
+    /// prefill in bf16.
     pub values: Vec<F32x16>,
     /// Rows with padding.
     pub padded: usize,
@@ -130,8 +131,8 @@ multiversion! {
     }
 }
 
-/// The same for several pages, whose weights are rounded to bf16: `scores` are `[2 pages][padded]`,
-/// and `p` is `[pages][padded / 16]`.
+/// The same for one or several pages, whose weights are rounded to bf16: `scores` are
+/// `[2 pages][padded]`, and `p` is `[pages][padded / 16]`, rounded up.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
 pub(super) fn online_softmax_bf16(

@@ -9,37 +9,36 @@ use crate::packed::PANEL_ROWS;
 /// Bytes of a line of a page: sixteen pairs of bf16.
 pub(super) const LINE: usize = 4 * PANEL_ROWS;
 
-/// Sixteen f32 in the registers of a tier, sums of products of two pairs.
+/// Sixteen f32 sums in the registers of a tier.
 ///
 /// # Safety
 /// Every function: the CPU has the instructions, and the caller is compiled with them.
-pub(super) trait Vector: Copy {
-    /// Sixteen pairs of a page.
-    type Line: Copy;
-    /// A pair of a query or of weights.
-    type Pair: Copy;
-    /// Rows of a pass over a page, at most four.
-    const ROWS: usize;
-    /// Sums of a pass over values.
-    const SUMS: usize;
+pub(super) trait Sums: Copy {
     unsafe fn zero() -> Self;
     unsafe fn load(from: &F32x16) -> Self;
     unsafe fn store(self, to: &mut F32x16);
     unsafe fn add(self, other: Self) -> Self;
-    /// Sixteen pairs of bf16, as they are multiplied.
+}
+
+/// Products of pairs of a page with a pair `X` of a query or of weights: two f32, or two bf16.
+///
+/// # Safety
+/// As of [`Sums`].
+pub(super) trait Multiply<X>: Sums {
+    /// Sixteen pairs of a page.
+    type Line: Copy;
+    /// Rows of a pass over a page, at most eight.
+    const ROWS: usize;
+    /// Sums of a pass over values.
+    const SUMS: usize;
     unsafe fn line(line: &[u8; LINE]) -> Self::Line;
     /// Adds the dot product of each pair with `x`.
-    unsafe fn multiply_add(line: Self::Line, x: &Self::Pair, sums: Self) -> Self;
-    /// The same with two sums whose total is wanted: with one each for even and odd columns, the
-    /// latency of additions is no bound for few rows.
+    unsafe fn multiply_add(line: Self::Line, x: &X, sums: Self) -> Self;
+    /// The same with two sums whose total is wanted, the second 0 if it is not used.
     #[inline(always)]
-    unsafe fn multiply_add_two(
-        line: Self::Line,
-        x: &Self::Pair,
-        [sums, zero]: [Self; 2],
-    ) -> [Self; 2] {
+    unsafe fn multiply_add_two(line: Self::Line, x: &X, [sums, second]: [Self; 2]) -> [Self; 2] {
         // SAFETY: as the caller promises.
-        [unsafe { Self::multiply_add(line, x, sums) }, zero]
+        [unsafe { Self::multiply_add(line, x, sums) }, second]
     }
 }
 
@@ -48,12 +47,7 @@ pub(super) struct Avx512(__m512);
 
 // SAFETY of every block below: as the caller promises; sixteen numbers are read or written without
 // alignment.
-impl Vector for Avx512 {
-    type Line = [__m512; 2];
-    type Pair = [f32; 2];
-    const ROWS: usize = 4;
-    const SUMS: usize = 16;
-
+impl Sums for Avx512 {
     #[inline(always)]
     unsafe fn zero() -> Self {
         // SAFETY: see above.
@@ -77,6 +71,14 @@ impl Vector for Avx512 {
         // SAFETY: see above.
         Self(unsafe { _mm512_add_ps(self.0, other.0) })
     }
+}
+
+/// Pairs are widened to their even and odd numbers. A pair is passed by reference and read as two
+/// numbers: of one word, LLVM makes broadcasts from general registers, which take longer.
+impl Multiply<[f32; 2]> for Avx512 {
+    type Line = [__m512; 2];
+    const ROWS: usize = 4;
+    const SUMS: usize = 16;
 
     #[inline(always)]
     unsafe fn line(line: &[u8; LINE]) -> [__m512; 2] {
@@ -97,56 +99,29 @@ impl Vector for Avx512 {
         }
     }
 
+    /// A sum for even and one for odd columns: with few rows, one would wait for the latency of
+    /// every addition.
     #[inline(always)]
     unsafe fn multiply_add_two(
         [even, odd]: [__m512; 2],
         [a, b]: &[f32; 2],
-        sums: [Self; 2],
+        [even_sums, odd_sums]: [Self; 2],
     ) -> [Self; 2] {
         // SAFETY: see above.
         unsafe {
             [
-                Self(_mm512_fmadd_ps(even, _mm512_set1_ps(*a), sums[0].0)),
-                Self(_mm512_fmadd_ps(odd, _mm512_set1_ps(*b), sums[1].0)),
+                Self(_mm512_fmadd_ps(even, _mm512_set1_ps(*a), even_sums.0)),
+                Self(_mm512_fmadd_ps(odd, _mm512_set1_ps(*b), odd_sums.0)),
             ]
         }
     }
 }
 
-/// Pairs are multiplied as they are, with `vdpbf16ps`.
-#[derive(Clone, Copy)]
-pub(super) struct Avx512Bf16(Avx512);
-
-// SAFETY of every block below: as of `Avx512`.
-impl Vector for Avx512Bf16 {
+/// `vdpbf16ps` multiplies pairs as they are.
+impl Multiply<[u16; 2]> for Avx512 {
     type Line = __m512bh;
-    type Pair = [u16; 2];
-    const ROWS: usize = Avx512::ROWS;
-    const SUMS: usize = Avx512::SUMS;
-
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        // SAFETY: see above.
-        Self(unsafe { Avx512::zero() })
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: &F32x16) -> Self {
-        // SAFETY: see above.
-        Self(unsafe { Avx512::load(from) })
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, to: &mut F32x16) {
-        // SAFETY: see above.
-        unsafe { self.0.store(to) }
-    }
-
-    #[inline(always)]
-    unsafe fn add(self, other: Self) -> Self {
-        // SAFETY: see above.
-        Self(unsafe { self.0.add(other.0) })
-    }
+    const ROWS: usize = 8;
+    const SUMS: usize = 16;
 
     #[inline(always)]
     unsafe fn line(line: &[u8; LINE]) -> __m512bh {
@@ -159,7 +134,7 @@ impl Vector for Avx512Bf16 {
         // SAFETY: see above.
         unsafe {
             let x = as_bf16_pairs(_mm512_set1_epi32(bytemuck::cast(*x)));
-            Self(Avx512(_mm512_dpbf16_ps(sums.0.0, line, x)))
+            Self(_mm512_dpbf16_ps(sums.0, line, x))
         }
     }
 }
@@ -168,12 +143,7 @@ impl Vector for Avx512Bf16 {
 pub(super) struct Avx2([__m256; 2]);
 
 // SAFETY of every block below: as of `Avx512`.
-impl Vector for Avx2 {
-    type Line = [[__m256; 2]; 2];
-    type Pair = [f32; 2];
-    const ROWS: usize = 2;
-    const SUMS: usize = 4;
-
+impl Sums for Avx2 {
     #[inline(always)]
     unsafe fn zero() -> Self {
         // SAFETY: see above.
@@ -201,6 +171,12 @@ impl Vector for Avx2 {
         // SAFETY: see above.
         Self(unsafe { [_mm256_add_ps(a, c), _mm256_add_ps(b, d)] })
     }
+}
+
+impl Multiply<[f32; 2]> for Avx2 {
+    type Line = [[__m256; 2]; 2];
+    const ROWS: usize = 2;
+    const SUMS: usize = 4;
 
     #[inline(always)]
     unsafe fn line(line: &[u8; LINE]) -> [[__m256; 2]; 2] {
@@ -222,14 +198,18 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn multiply_add(line: [[__m256; 2]; 2], x: &[f32; 2], mut sums: Self) -> Self {
-        for ([a, b], x) in line.into_iter().zip(x) {
-            // SAFETY: see above.
-            unsafe {
-                let x = _mm256_set1_ps(*x);
-                sums = Self([_mm256_fmadd_ps(a, x, sums.0[0]), _mm256_fmadd_ps(b, x, sums.0[1])]);
-            }
+    unsafe fn multiply_add(
+        [even, odd]: [[__m256; 2]; 2],
+        [a, b]: &[f32; 2],
+        Self([low, high]): Self,
+    ) -> Self {
+        // SAFETY: see above.
+        unsafe {
+            let a = _mm256_set1_ps(*a);
+            let low = _mm256_fmadd_ps(even[0], a, low);
+            let high = _mm256_fmadd_ps(even[1], a, high);
+            let b = _mm256_set1_ps(*b);
+            Self([_mm256_fmadd_ps(odd[0], b, low), _mm256_fmadd_ps(odd[1], b, high)])
         }
-        sums
     }
 }

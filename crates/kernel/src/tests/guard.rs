@@ -20,7 +20,7 @@ use crate::packed::SUPER_BLOCK;
 const PAGE: usize = 1 << 16;
 
 /// Items directly before a guard page.
-struct GuardedBuffer<T> {
+pub(crate) struct GuardedBuffer<T> {
     map: MmapMut,
     start: usize,
     count: usize,
@@ -28,7 +28,7 @@ struct GuardedBuffer<T> {
 }
 
 impl<T: Copy> GuardedBuffer<T> {
-    fn new(items: &[T]) -> Self {
+    pub(crate) fn new(items: &[T]) -> Self {
         let size = size_of_val(items);
         let whole = size.next_multiple_of(PAGE).max(PAGE);
         let file: File = tempfile::tempfile().unwrap();
@@ -43,13 +43,13 @@ impl<T: Copy> GuardedBuffer<T> {
         Self { map, start, count: items.len(), item: std::marker::PhantomData }
     }
 
-    fn get(&self) -> &[T] {
+    pub(crate) fn get(&self) -> &[T] {
         // SAFETY: so many items were written there; they end at a page boundary, so they are
         // aligned.
         unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(self.start).cast(), self.count) }
     }
 
-    fn get_mut(&mut self) -> &mut [T] {
+    pub(crate) fn get_mut(&mut self) -> &mut [T] {
         // SAFETY: as above.
         unsafe {
             std::slice::from_raw_parts_mut(self.map.as_mut_ptr().add(self.start).cast(), self.count)

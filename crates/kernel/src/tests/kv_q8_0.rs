@@ -1,6 +1,7 @@
 //! Attention over a KV cache in 8 bits, against the formula over the numbers that the cache holds.
 
-use super::{distance, formula, numbers};
+use super::attention::formula;
+use super::{distance, numbers};
 use crate::kv_cache::q8_0::{dequantize_keys, dequantize_values};
 use crate::*;
 
