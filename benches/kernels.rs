@@ -372,7 +372,8 @@ fn attention(criterion: &mut Criterion, peaks: &Peaks<'_>, all: &mut Vec<Timed>)
                 group.bench_function(BenchmarkId::new(isa.name(), &pass), |bencher| {
                     let cache = cache.get_or_init(|| fill_cache(pool, dtype, rows, past));
                     if timed.is_new() {
-                        let tolerance = tolerance(portable, x_format);
+                        // Softmax weights are rounded, too: their last digits may decide how.
+                        let tolerance = tolerance(portable, x_format).max(rounding_error(x_format));
                         verify(&format!("attention-{name}"), isa, rows, tolerance, |isa| {
                             let mut out = Activations::default();
                             kernel::attention(pool, isa, cache, 0, &spans, &q, &mut out);
