@@ -351,16 +351,14 @@ fn gemm_int16_rows<const ROWS: usize>(
     out: &mut [F32x16; ROWS],
 ) {
     let pairs = x.columns / 2;
-    // The bounds check of every read below.
-    let rows: [*const i16; ROWS] =
-        std::array::from_fn(|row| x.quants[(first + row) * x.columns..][..2 * pairs].as_ptr());
+    let rows = x.pairs::<ROWS>(first);
     let mut sums = [_mm512_setzero_si512(); ROWS];
     for (i, line) in weights.quants[..pairs].iter().enumerate() {
         // SAFETY: a line is 64 bytes, read without alignment.
         let line = unsafe { _mm512_loadu_si512(line.as_ptr().cast()) };
         for row in 0..ROWS {
             // SAFETY: a row has `pairs` pairs from here on, and a pair needs no alignment.
-            let x = unsafe { rows[row].cast::<i32>().add(i).read_unaligned() };
+            let x = unsafe { rows[row].add(i).read_unaligned() };
             sums[row] = _mm512_dpwssd_epi32(sums[row], line, _mm512_set1_epi32(x));
         }
     }

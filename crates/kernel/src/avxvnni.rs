@@ -250,16 +250,14 @@ unsafe fn gemm_int16_rows<const ROWS: usize, const EMULATED: bool>(
     out: &mut [F32x16; ROWS],
 ) {
     let pairs = x.columns / 2;
-    // The bounds check of every read below.
-    let rows: [*const i16; ROWS] =
-        std::array::from_fn(|row| x.quants[(first + row) * x.columns..][..2 * pairs].as_ptr());
+    let rows = x.pairs::<ROWS>(first);
     let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
     for (i, line) in weights.quants[..pairs].iter().enumerate() {
         let line: &[[u8; 32]; 2] = bytemuck::cast_ref(line);
         let weights = line.each_ref().map(|half| load(half));
         for row in 0..ROWS {
             // SAFETY: a row has `pairs` pairs from here on, and a pair needs no alignment.
-            let x = unsafe { rows[row].cast::<i32>().add(i).read_unaligned() };
+            let x = unsafe { rows[row].add(i).read_unaligned() };
             let x = _mm256_set1_epi32(x);
             for half in 0..2 {
                 // SAFETY: as the caller promises.

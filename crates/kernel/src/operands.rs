@@ -123,6 +123,21 @@ pub(super) struct Int16Rows<'a> {
     pub scales: &'a [f32],
 }
 
+#[cfg(target_arch = "x86_64")]
+impl Int16Rows<'_> {
+    /// `ROWS` rows from `first` on, as pointers to `columns / 2` pairs each, which need no
+    /// alignment: the bounds check of kernels that read without one.
+    ///
+    /// # Panics
+    /// When there are fewer rows.
+    #[inline(always)]
+    pub(super) fn pairs<const ROWS: usize>(self, first: usize) -> [*const i32; ROWS] {
+        std::array::from_fn(|row| {
+            self.quants[(first + row) * self.columns..][..self.columns].as_ptr().cast()
+        })
+    }
+}
+
 /// 1.5 x 2^23. Adding it to a magnitude below 2^22 rounds to the nearest integer, ties to even.
 const ROUND: f32 = 12_582_912.0;
 

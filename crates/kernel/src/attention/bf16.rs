@@ -1,8 +1,8 @@
 //! Products of a page of bf16 keys or values with few rows of queries or softmax weights, for
-//! decode. Reading the page from memory is the bound for the fewest rows: each line is read once, in
-//! order, for as many rows as registers hold sums for, and the next page is prefetched meanwhile,
-//! since it lies elsewhere and the hardware cannot foresee it. Queries and weights are f32, or
-//! rounded to bf16 where the CPU multiplies that faster.
+//! decode. Reading the page from memory is the bound for the fewest rows: each line is read once,
+//! in order, for as many rows as registers hold sums for, and the next page is prefetched
+//! meanwhile, since it lies elsewhere and the hardware cannot foresee it. Queries and weights are
+//! f32, or rounded to bf16 where the CPU multiplies that faster.
 
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 

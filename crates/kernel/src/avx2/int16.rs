@@ -102,9 +102,7 @@ fn gemm_int16_rows<const ROWS: usize>(
     out: &mut [F32x16; ROWS],
 ) {
     let pairs = x.columns / 2;
-    // The bounds check of every read below.
-    let rows: [*const i16; ROWS] =
-        std::array::from_fn(|row| x.quants[(first + row) * x.columns..][..2 * pairs].as_ptr());
+    let rows = x.pairs::<ROWS>(first);
     let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
     for (i, line) in weights.quants[..pairs].iter().enumerate() {
         // SAFETY: a line is 64 bytes, read in two halves without alignment.
@@ -114,7 +112,7 @@ fn gemm_int16_rows<const ROWS: usize>(
         };
         for row in 0..ROWS {
             // SAFETY: a row has `pairs` pairs from here on, and a pair needs no alignment.
-            let x = unsafe { rows[row].cast::<i32>().add(i).read_unaligned() };
+            let x = unsafe { rows[row].add(i).read_unaligned() };
             let x = _mm256_set1_epi32(x);
             sums[row][0] = _mm256_add_epi32(sums[row][0], _mm256_madd_epi16(a, x));
             sums[row][1] = _mm256_add_epi32(sums[row][1], _mm256_madd_epi16(b, x));
