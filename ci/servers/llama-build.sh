@@ -21,8 +21,14 @@ mkdir -p "$folder/source"
 tar -xzf "$archive" -C "$folder/source" --strip-components 1
 lists=$(find "$folder/source" -name CMakeLists.txt -path '*/ggml/CMakeLists.txt' -print -quit)
 [ -n "$lists" ] || skip "no llama.cpp in the archive"
+# ggml's AMX needs macros that older clang names differently, without underscores in between.
+amx=
+if clang -march=native -dM -E -x c /dev/null | grep -q __AMXINT8__; then
+    amx="-D__AMX_TILE__ -D__AMX_INT8__ -D__AMX_BF16__"
+fi
 install_step "cmake" cmake -S "$(dirname "$(dirname "$lists")")" -B "$folder/build" \
     -DCMAKE_BUILD_TYPE=Release -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ \
+    -DCMAKE_C_FLAGS="$amx" -DCMAKE_CXX_FLAGS="$amx" \
     -DBUILD_SHARED_LIBS=OFF -DGGML_NATIVE=ON -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF \
     -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_WEBUI=OFF
 install_step "build" nice -n 5 cmake --build "$folder/build" -j "$(nproc)" \

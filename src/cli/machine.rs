@@ -50,12 +50,12 @@ fn print_kernels(threads: usize, out: &mut dyn Write) -> anyhow::Result<()> {
     let rates = measure::variant_rates(isa, threads)?;
     writeln!(
         out,
-        "# Kernel plan of the tier {}. Rates of {threads} threads in GFLOP/s, prefill",
+        "# Kernel plan of the tier {}. Rates of {threads} threads in GFLOP/s, of prefill of 512",
         isa.name()
     )?;
     writeln!(
         out,
-        "# of 512 tokens. CANDLEMARK_KERNELS=FILE forces the variants in a file like this."
+        "# tokens or decode of one. CANDLEMARK_KERNELS=FILE forces the variants in a file like this."
     )?;
     if rates.is_empty() {
         writeln!(out, "# Each operation has one kernel.")?;

@@ -95,7 +95,7 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
     if let Some(shared) = oversubscription(setup.threads) {
         writeln!(io::stderr(), "warning: {shared}")?;
     }
-    let rates = measure::peak_rates(setup.threads, ReadBudget::FULL)?;
+    let mut rates = measure::peak_rates(setup.threads, ReadBudget::FULL)?;
     let mut results = Vec::new();
     for model in &models {
         let cases = selected(model);
@@ -113,7 +113,15 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
             let mut result = CaseResult::new(key, turns);
             result.read_fraction =
                 result.rate(NATIVE).and_then(|rate| model.read_fraction(case, rate, &rates));
+            let exceeds = result.read_fraction.is_some_and(|fraction| fraction > 1.0);
             results.push(result);
+            if exceeds {
+                // The machine was slower when its bandwidth was measured.
+                let best =
+                    rates.best_of(&measure::peak_rates(setup.threads, ReadBudget::EXTENDED)?);
+                results::rescale(&mut results, &rates, &best);
+                rates = best;
+            }
         }
     }
     write!(out, "{}", results::table(&results))?;

@@ -1,5 +1,5 @@
-//! The variants of the CPU kernels of prefill, timed on shapes of a small model: what a kernel plan
-//! chooses among.
+//! The variants of the CPU kernels, timed on shapes of a small model: what a kernel plan chooses
+//! among.
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,9 @@ use crate::kernel::{
 
 /// Rows of a pass of prefill.
 const ROWS: usize = 512;
+
+/// Weights that one token reads, more than caches hold.
+const DECODE_BYTES: usize = 256 << 20;
 
 /// A feed-forward matrix of Qwen3-0.6B, `[outputs, columns]`.
 const SHAPE: [usize; 2] = [3072, 1024];
@@ -27,7 +30,7 @@ const BUDGET: Duration = Duration::from_millis(150);
 pub(crate) struct VariantRates {
     /// The operation, as a kernel plan names it.
     pub(crate) operation: &'static str,
-    /// What was multiplied: `q8_0` for example.
+    /// What was multiplied: `q8_0` for example, or `decode of q8_0`.
     pub(crate) kernel: &'static str,
     /// The variants, and operations per second of each; a multiply-add is two.
     pub(crate) rates: [(&'static str, f64); 2],
@@ -49,6 +52,12 @@ pub(crate) fn variant_rates(isa: Isa, threads: usize) -> Result<Vec<VariantRates
                 ("q6_k", GgmlType::Q6K),
             ],
             "attention" => &[("bf16 cache", GgmlType::BF16)],
+            "prefetch" => &[
+                ("decode of q8_0", GgmlType::Q8_0),
+                ("decode of q4_k", GgmlType::Q4K),
+                ("decode of q6_k", GgmlType::Q6K),
+                ("decode of bf16", GgmlType::BF16),
+            ],
             _ => &[("bf16", GgmlType::BF16)],
         };
         for &(kernel, dtype) in kernels {
@@ -56,7 +65,8 @@ pub(crate) fn variant_rates(isa: Isa, threads: usize) -> Result<Vec<VariantRates
                 let isa = isa.with_variant(operation, variant)?;
                 let rate = match operation {
                     "attention" => attention_rate(isa, &pool)?,
-                    _ => gemm_rate(isa, &pool, dtype)?,
+                    "prefetch" => gemm_rate(isa, &pool, dtype, 1)?,
+                    _ => gemm_rate(isa, &pool, dtype, ROWS)?,
                 };
                 Ok((variant, rate))
             };
@@ -84,26 +94,34 @@ fn numbers(count: usize) -> Vec<f32> {
     (0..count).map(fraction).collect()
 }
 
-fn gemm_rate(isa: Isa, pool: &Pool, dtype: GgmlType) -> Result<f64> {
+/// Of one row, copies of the matrix are multiplied one after the other, so that they come from
+/// memory.
+fn gemm_rate(isa: Isa, pool: &Pool, dtype: GgmlType, rows: usize) -> Result<f64> {
     let [outputs, columns] = SHAPE;
     let format = WeightFormat::from_dtype(dtype).expect("a type with kernels");
     let blocks = kernel::quantize(dtype, &numbers(outputs * columns));
     let bytes = format.bytes(outputs, columns);
-    let mut arena = Arena::new(bytes).map_err(|source| no_memory(&source))?;
+    let copies = if rows == 1 { DECODE_BYTES / bytes } else { 1 };
+    let mut arena = Arena::new(copies * bytes).map_err(|source| no_memory(&source))?;
     let rows_of_panel = blocks.len() / outputs * kernel::PANEL_ROWS;
-    let panels = arena.get_mut(0..bytes).chunks_mut(format.panel_bytes(columns));
+    let (first, others) = arena.get_mut(0..copies * bytes).split_at_mut(bytes);
+    let panels = first.chunks_mut(format.panel_bytes(columns));
     for (panel, rows) in panels.zip(blocks.chunks(rows_of_panel)) {
         kernel::pack(dtype, columns, rows, panel);
     }
-    let weights = PackedMatrix::new(format, SHAPE, arena.get(0..bytes));
-    let x = numbers(ROWS * columns);
-    let (mut activations, mut out) = (Activations::default(), vec![0.0; ROWS * outputs]);
-    Ok(best_rate(2 * ROWS * outputs * columns, || {
-        activations.fill(pool, ROWS, columns, |row, to| {
-            to.copy_from_slice(&x[row * columns..][..columns]);
-        });
-        let output = GemmOutput { weights, out: &mut out, epilogue: Epilogue::Store };
-        kernel::gemm(pool, isa, &mut activations, &mut [output]);
+    others.chunks_exact_mut(bytes).for_each(|copy| copy.copy_from_slice(first));
+    let x = numbers(rows * columns);
+    let (mut activations, mut out) = (Activations::default(), vec![0.0; rows * outputs]);
+    Ok(best_rate(2 * copies * rows * outputs * columns, || {
+        for copy in 0..copies {
+            let packed = arena.get(copy * bytes..(copy + 1) * bytes);
+            activations.fill(pool, rows, columns, |row, to| {
+                to.copy_from_slice(&x[row * columns..][..columns]);
+            });
+            let weights = PackedMatrix::new(format, SHAPE, packed);
+            let output = GemmOutput { weights, out: &mut out, epilogue: Epilogue::Store };
+            kernel::gemm(pool, isa, &mut activations, &mut [output]);
+        }
     }))
 }
 

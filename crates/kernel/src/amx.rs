@@ -20,6 +20,9 @@ const TILE_BYTES: usize = size_of::<AmxTile>();
 /// Bytes of a row of a tile.
 const LINE: usize = TILE_BYTES / PANEL_ROWS;
 
+/// Rows that are multiplied with all panels of a pass before the next ones.
+const BLOCK_ROWS: usize = 2 * PANEL_ROWS;
+
 /// Operand of `ldtilecfg` (Intel's `__tile_config`).
 #[repr(C, align(64))]
 struct TileConfig {
@@ -46,8 +49,8 @@ static TILE_CONFIG: TileConfig = {
 struct Scratch {
     /// Weights dequantized to bf16.
     weights: Vec<AmxTile>,
-    /// Receives the sums of the missing second panel where their number is odd.
-    spare: Vec<F32x16>,
+    /// Sums of a block of rows.
+    sums: Vec<F32x16>,
 }
 
 thread_local! {
@@ -67,20 +70,21 @@ impl Drop for TileRegisters {
     }
 }
 
-/// `sums[panel][row] = x[row] · weights[panel]`. `x` is `[rows / 16, columns / 32]`, rounded up,
-/// and `sums` have as many rows, padding included.
+/// Products of activations, `[rows / 16, columns / 32]`, rounded up, with panels of matrices of
+/// `width` panels each. `epilogue(first_row, sums)` gets those of up to [`BLOCK_ROWS`] rows,
+/// padding included: `[matrices, rows, width]`.
 ///
 /// # Safety
 /// The CPU has AVX512-BF16 and AMX-BF16, and the operating system permits the process to use AMX.
 pub(super) unsafe fn gemm(
     panels: &[(WeightFormat, &[u8])],
+    width: usize,
     columns: usize,
     x: &[AmxTile],
-    sums: &mut [&mut [F32x16]],
+    mut epilogue: impl FnMut(usize, &mut [F32x16]),
 ) {
     let row_tiles = columns / BLOCK;
-    assert_eq!(panels.len(), sums.len(), "a result for each panel");
-    SCRATCH.with_borrow_mut(|Scratch { weights, spare }| {
+    SCRATCH.with_borrow_mut(|Scratch { weights, sums }| {
         weights.resize(weights.len().max(panels.len() * row_tiles), AmxTile::ZERO);
         for (&(format, panel), tiles) in panels.iter().zip(weights.chunks_exact_mut(row_tiles)) {
             if format != WeightFormat::Bf16 {
@@ -93,21 +97,21 @@ pub(super) unsafe fn gemm(
             (WeightFormat::Bf16, panel) => &panel[..row_tiles * TILE_BYTES],
             _ => &dequantized[number * row_tiles * TILE_BYTES..][..row_tiles * TILE_BYTES],
         };
-        spare.resize(x.len() / row_tiles * PANEL_ROWS, [0.0; PANEL_ROWS]);
+        sums.resize(sums.len().max(panels.len() * BLOCK_ROWS), [0.0; PANEL_ROWS]);
         // SAFETY: as the caller promises.
         let registers = unsafe { TileRegisters::new() };
-        // Cache blocking: two rows of activation tiles are multiplied with all panels before the
-        // next two, so that they stay in L1 or L2.
-        for (number, x) in x.chunks(2 * row_tiles).enumerate() {
-            for (pair, sums) in sums.chunks_mut(2).enumerate() {
-                let second = (2 * pair + 1).min(panels.len() - 1);
-                let b = [bytes(2 * pair), bytes(second)];
-                let (c0, rest) = sums.split_first_mut().expect("chunks are not empty");
-                let c1 = rest.first_mut().map_or(spare.as_mut_slice(), |sums| sums);
-                let at = number * 2 * PANEL_ROWS
-                    ..number * 2 * PANEL_ROWS + x.len() / row_tiles * PANEL_ROWS;
-                registers.microkernel(x, b, [&mut c0[at.clone()], &mut c1[at]]);
+        // Cache blocking: the sums of a block of rows and its tiles of activations stay in L1 or
+        // L2 while it is multiplied with all panels.
+        for (number, x) in x.chunks(BLOCK_ROWS / PANEL_ROWS * row_tiles).enumerate() {
+            let rows = x.len() / row_tiles * PANEL_ROWS;
+            let sums = &mut sums[..panels.len() * rows];
+            for first in (0..panels.len()).step_by(2) {
+                // The last panel may be alone, and is multiplied twice.
+                let pair = [first, (first + 1).min(panels.len() - 1)];
+                let at = pair.map(|panel| panel / width * rows * width + panel % width);
+                registers.microkernel(x, pair.map(bytes), sums, at, width);
             }
+            epilogue(number * BLOCK_ROWS, sums);
         }
     });
 }
@@ -124,11 +128,12 @@ impl TileRegisters {
     }
 
     /// `sums[i][row] = x[row] · weights[i]`: `x` is `[rows / 16, columns / 32]`.
-    pub(super) fn gemm(&self, x: &[AmxTile], weights: [&[u8]; 2], [c0, c1]: [&mut [F32x16]; 2]) {
+    pub(super) fn gemm(&self, x: &[AmxTile], weights: [&[u8]; 2], sums: &mut [F32x16]) {
         let row_tiles = weights[0].len() / TILE_BYTES;
-        let sums = c0.chunks_mut(2 * PANEL_ROWS).zip(c1.chunks_mut(2 * PANEL_ROWS));
-        for (x, (c0, c1)) in x.chunks(2 * row_tiles).zip(sums) {
-            self.microkernel(x, weights, [c0, c1]);
+        let rows = sums.len() / 2;
+        for (number, x) in x.chunks(BLOCK_ROWS / PANEL_ROWS * row_tiles).enumerate() {
+            let first = number * BLOCK_ROWS;
+            self.microkernel(x, weights, sums, [first, rows + first], 1);
         }
     }
 
@@ -162,17 +167,26 @@ impl TileRegisters {
         }
     }
 
-    /// Register blocking: 2 x 2 tiles of sums (tmm0 to tmm3), so that each of the four loads per
-    /// step of 32 columns serves two `tdpbf16ps`; the last row of tiles may be alone.
-    fn microkernel(&self, x: &[AmxTile], weights: [&[u8]; 2], sums: [&mut [F32x16]; 2]) {
+    /// `sums[at[i] + row * step] = x[row] · weights[i]`. Register blocking: 2 x 2 tiles of sums (tmm0
+    /// to tmm3), so that each of the four loads per step of 32 columns serves two `tdpbf16ps`; the
+    /// last row of tiles may be alone. Tiles lie in L2: those two steps ahead are prefetched.
+    fn microkernel(
+        &self,
+        x: &[AmxTile],
+        weights: [&[u8]; 2],
+        sums: &mut [F32x16],
+        at: [usize; 2],
+        step: usize,
+    ) {
         let row_tiles = weights[0].len() / TILE_BYTES;
         let rows = x.len() / row_tiles;
         assert!(
             weights.iter().all(|weights| weights.len() == row_tiles * TILE_BYTES) && row_tiles > 0
         );
-        assert!(sums.iter().all(|sums| sums.len() == rows * PANEL_ROWS));
+        assert!(at.iter().all(|at| at + (rows * PANEL_ROWS - 1) * step < sums.len()));
         let [b0, b1] = weights.map(<[u8]>::as_ptr);
-        let [c0, c1] = sums.map(<[F32x16]>::as_mut_ptr);
+        let [c0, c1] = at.map(|at| sums[at..].as_mut_ptr());
+        let stride = step * size_of::<F32x16>();
         match rows {
             // SAFETY: reads `row_tiles` tiles of activations and of both weights, and writes one
             // tile to each of the sums; their sizes were asserted above.
@@ -191,8 +205,8 @@ impl TileRegisters {
                     "add {b1}, {tile}",
                     "dec {count}",
                     "jnz 2b",
-                    "tilestored [{c0} + {line}], tmm0",
-                    "tilestored [{c1} + {line}], tmm1",
+                    "tilestored [{c0} + {stride}], tmm0",
+                    "tilestored [{c1} + {stride}], tmm1",
                     a0 = inout(reg) x.as_ptr() => _,
                     b0 = inout(reg) b0 => _,
                     b1 = inout(reg) b1 => _,
@@ -200,6 +214,7 @@ impl TileRegisters {
                     c1 = in(reg) c1,
                     count = inout(reg) row_tiles => _,
                     line = in(reg) LINE,
+                    stride = in(reg) stride,
                     tile = const TILE_BYTES,
                     out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
                     options(nostack),
@@ -213,11 +228,23 @@ impl TileRegisters {
                     "tilezero tmm2",
                     "tilezero tmm3",
                     "2:",
+                    ".irp i,0,64,128,192,256,320,384,448,512,576,640,704,768,832,896,960",
+                    "prefetcht0 [{a0} + {ahead} + \\i]",
+                    ".endr",
                     "tileloadd tmm4, [{a0} + {line}]",
+                    ".irp i,0,64,128,192,256,320,384,448,512,576,640,704,768,832,896,960",
+                    "prefetcht0 [{b0} + {ahead} + \\i]",
+                    ".endr",
                     "tileloadd tmm6, [{b0} + {line}]",
                     "tdpbf16ps tmm0, tmm4, tmm6",
+                    ".irp i,0,64,128,192,256,320,384,448,512,576,640,704,768,832,896,960",
+                    "prefetcht0 [{b1} + {ahead} + \\i]",
+                    ".endr",
                     "tileloadd tmm7, [{b1} + {line}]",
                     "tdpbf16ps tmm1, tmm4, tmm7",
+                    ".irp i,0,64,128,192,256,320,384,448,512,576,640,704,768,832,896,960",
+                    "prefetcht0 [{a1} + {ahead} + \\i]",
+                    ".endr",
                     "tileloadd tmm5, [{a1} + {line}]",
                     "tdpbf16ps tmm2, tmm5, tmm6",
                     "tdpbf16ps tmm3, tmm5, tmm7",
@@ -227,19 +254,24 @@ impl TileRegisters {
                     "add {b1}, {tile}",
                     "dec {count}",
                     "jnz 2b",
-                    "tilestored [{c0} + {line}], tmm0",
-                    "tilestored [{c1} + {line}], tmm1",
-                    "tilestored [{c0} + {line} + {tile}], tmm2",
-                    "tilestored [{c1} + {line} + {tile}], tmm3",
+                    "tilestored [{c0} + {stride}], tmm0",
+                    "tilestored [{c1} + {stride}], tmm1",
+                    "add {c0}, {below}",
+                    "add {c1}, {below}",
+                    "tilestored [{c0} + {stride}], tmm2",
+                    "tilestored [{c1} + {stride}], tmm3",
                     a0 = inout(reg) x.as_ptr() => _,
                     a1 = inout(reg) x[row_tiles..].as_ptr() => _,
                     b0 = inout(reg) b0 => _,
                     b1 = inout(reg) b1 => _,
-                    c0 = in(reg) c0,
-                    c1 = in(reg) c1,
+                    c0 = inout(reg) c0 => _,
+                    c1 = inout(reg) c1 => _,
                     count = inout(reg) row_tiles => _,
                     line = in(reg) LINE,
+                    stride = in(reg) stride,
+                    below = in(reg) PANEL_ROWS * stride,
                     tile = const TILE_BYTES,
+                    ahead = const 2 * TILE_BYTES,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                     options(nostack),

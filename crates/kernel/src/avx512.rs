@@ -31,7 +31,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     gemm_q6_k: GemmQ8 { one: gemm_q6_k, two: Some(gemm_q6_k_two) },
     gemm_asymmetric: GemmQ8 { one: gemm_asymmetric, two: Some(gemm_asymmetric_two) },
     gemm_int16,
-    gemm_f16_bf16: Some(gemm_f16_bf16),
+    gemm_f16_bf16: Some(gemm_f16_bf16::<PREFETCH_MIN_ROWS>),
     widen_to_f32,
     f32_to_int16,
     quantize_q8: Some(quantize_q8),
@@ -41,6 +41,10 @@ pub(super) static KERNELS: Kernels = Kernels {
     peak_int16,
     ..avx2::KERNELS
 };
+
+/// The same for CPUs whose hardware prefetchers do not keep up with few rows.
+pub(super) static PREFETCHING_KERNELS: Kernels =
+    Kernels { gemm_f16_bf16: Some(gemm_f16_bf16::<1>), ..KERNELS };
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -85,20 +89,28 @@ fn broadcast_i8x4(x: &[i8; 4]) -> __m512i {
     _mm512_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)))
 }
 
-/// Prefetches the line [`PREFETCH_DISTANCE`] behind. Of an unmapped address it does nothing.
+/// Prefetches the line [`PREFETCH_DISTANCE`] behind, half of it where two panels are read at a time.
+/// Of an unmapped address it does nothing.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn prefetch(line: &[u8; 64]) {
-    _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(PREFETCH_DISTANCE).cast());
+fn prefetch<const PANELS: usize>(line: &[u8; 64]) {
+    let ahead = line.as_ptr().wrapping_add(PREFETCH_DISTANCE / PANELS);
+    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
 }
 
 /// Prefetch distance in bytes.
 const PREFETCH_DISTANCE: usize = 4096;
 
-/// Rows from which software prefetch pays: arithmetic then fills the reorder buffer, and the next
-/// loads start too late. With fewer rows the hardware prefetcher alone is faster. Kernels of two
-/// panels do not prefetch: prefill reads most weights from L1, and a prefetch takes a load.
+/// Rows from which software prefetch pays on every CPU: arithmetic then fills the reorder buffer,
+/// and the next loads start too late. With fewer rows AMD's hardware prefetcher alone is faster;
+/// [`PREFETCHING_KERNELS`] are for others.
 const PREFETCH_MIN_ROWS: usize = 3;
+
+/// Whether a kernel prefetches weights. Prefill reads most panels that it takes by two from L1,
+/// where a prefetch costs a load; decode streams both from memory.
+const fn prefetches(panels: usize, rows: usize, is_stream: bool) -> bool {
+    is_stream || panels == 1 && rows >= PREFETCH_MIN_ROWS
+}
 
 /// Adds to the sums of a row.
 #[inline]
@@ -197,12 +209,12 @@ fn widen_to_f32(format: WeightFormat, panel: &[u8], first: usize, lines: &mut [F
 /// F16 or BF16 weights with f32 activations, widened in registers as they are loaded; see
 /// [`super::portable::widen_to_f32`] and [`super::portable::gemm_f32`]. A line holds two columns of
 /// sixteen rows, the next pair of columns lies `step` lines further, and rows of `x` begin `stride`
-/// apart.
+/// apart. From `PREFETCH_ROWS` rows on it prefetches.
 ///
 /// # Panics
 /// When lines or rows are missing.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn gemm_f16_bf16(
+fn gemm_f16_bf16<const PREFETCH_ROWS: usize>(
     format: WeightFormat,
     lines: &[[u8; 64]],
     step: usize,
@@ -220,10 +232,10 @@ fn gemm_f16_bf16(
         unsafe {
             match format {
                 WeightFormat::F16 => {
-                    gemm_f16_bf16_rows::<ROWS, true>(lines, step, columns, x, stride, block)
+                    gemm_f16_bf16_rows::<ROWS, true, PREFETCH_ROWS>(lines, step, columns, x, stride, block)
                 }
                 WeightFormat::Bf16 => {
-                    gemm_f16_bf16_rows::<ROWS, false>(lines, step, columns, x, stride, block)
+                    gemm_f16_bf16_rows::<ROWS, false, PREFETCH_ROWS>(lines, step, columns, x, stride, block)
                 }
                 other => no_kernel(other),
             }
@@ -236,7 +248,7 @@ fn gemm_f16_bf16(
 /// `stride` apart.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn gemm_f16_bf16_rows<const ROWS: usize, const IS_F16: bool>(
+unsafe fn gemm_f16_bf16_rows<const ROWS: usize, const IS_F16: bool, const PREFETCH_ROWS: usize>(
     lines: &[[u8; 64]],
     step: usize,
     columns: usize,
@@ -248,8 +260,8 @@ unsafe fn gemm_f16_bf16_rows<const ROWS: usize, const IS_F16: bool>(
     let load_pair = |pair: usize| {
         // SAFETY: as the caller promises.
         let line = unsafe { &*lines.add(pair * step) };
-        if ROWS >= PREFETCH_MIN_ROWS {
-            prefetch(line);
+        if ROWS >= PREFETCH_ROWS {
+            prefetch::<1>(line);
         }
         if IS_F16 {
             let [even, odd] = line.as_chunks().0.as_array().expect("two columns of 32 bytes");

@@ -14,7 +14,8 @@ use super::kernels::{GemmQ8, Kernels};
 #[cfg(target_arch = "aarch64")]
 use super::neon;
 use super::operands::{
-    AmxTile, F32x16, Int16Block, Int16Rows, Q8Block, Q8Rows, WIDENED_COLUMNS, no_kernel,
+    AmxTile, F32x16, Int16Block, Int16Rows, Q8Block, Q8Rows, STREAMS_MAX_ROWS, WIDENED_COLUMNS,
+    no_kernel,
 };
 use super::packed::{BLOCK, PANEL_ROWS, Q8Super, SUPER_BLOCK, WeightFormat, f32_at};
 use super::portable;
@@ -26,6 +27,8 @@ pub(super) fn kernels(isa: Isa) -> &'static Kernels {
         Tier::Avx2 => &avx2::KERNELS,
         #[cfg(target_arch = "x86_64")]
         Tier::AvxVnni => avxvnni::kernels(),
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512 | Tier::Amx if isa.choices().software_prefetch => &avx512::PREFETCHING_KERNELS,
         #[cfg(target_arch = "x86_64")]
         Tier::Avx512 | Tier::Amx => &avx512::KERNELS,
         #[cfg(target_arch = "aarch64")]
@@ -105,6 +108,13 @@ pub(super) fn gemm_int8(
 /// Whether a kernel for two panels of a format runs.
 pub(super) fn multiplies_two_panels(isa: Isa, format: WeightFormat) -> bool {
     !isa.choices().one_panel && gemm_q8(isa, format).two.is_some()
+}
+
+/// Whether decode of so many rows reads two panels of a format at a time.
+pub(super) fn decodes_two_panels(isa: Isa, format: WeightFormat, rows: usize) -> bool {
+    rows <= STREAMS_MAX_ROWS
+        && isa.choices().software_prefetch
+        && gemm_q8(isa, format).two.is_some()
 }
 
 /// The same with two panels.

@@ -9,12 +9,12 @@ use std::ops::Range;
 
 use super::activations::{ActivationFormat, Activations};
 use super::dispatch::{
-    f32_to_int16, gemm_bf16, gemm_f16_bf16, gemm_f32, gemm_int8, gemm_int8_two, gemm_int16,
-    multiplies_two_panels, q8_0_to_int16, widen_to_f32,
+    decodes_two_panels, f32_to_int16, gemm_bf16, gemm_f16_bf16, gemm_f32, gemm_int8, gemm_int8_two,
+    gemm_int16, multiplies_two_panels, q8_0_to_int16, widen_to_f32,
 };
 use super::elementwise::silu_mul;
 use super::isa::Isa;
-use super::operands::{DECODE_MAX_ROWS, F32x16, Int16Block, no_kernel};
+use super::operands::{DECODE_MAX_ROWS, F32x16, Int16Block, STREAMS_MAX_ROWS, no_kernel};
 use super::packed::{BLOCK, PANEL_ROWS, PackedMatrix, Q8Super, SUPER_BLOCK, WeightFormat, f32_at};
 use super::pool::{Pool, SharedSlice};
 
@@ -22,10 +22,10 @@ use super::pool::{Pool, SharedSlice};
 use super::amx;
 
 /// L2 blocking with AMX: panels per pass over the activation tiles, and the bytes that their bf16
-/// tiles may take, so that they stay in L2.
+/// tiles may take, so that they and some of the activations stay in L2.
 #[cfg(target_arch = "x86_64")]
-const AMX_L2_BYTES: usize = 1 << 19;
-const AMX_PANELS: usize = 4;
+const AMX_L2_BYTES: usize = 1 << 20;
+const AMX_PANELS: usize = 8;
 
 /// Sums per matrix, in panels times rows, before the next matrix is read; they fit in L1.
 const PASS_SUMS: usize = 32;
@@ -255,9 +255,7 @@ fn for_each_panel<const MATRICES: usize>(
         let pass_panels = first..panels.end.min(first + pass);
         all.fill([0.0; PANEL_ROWS]);
         for (weights, sums) in matrices.iter().zip(all.chunks_exact_mut(pass * rows)) {
-            for (panel, sums) in pass_panels.clone().zip(sums.chunks_exact_mut(rows)) {
-                gemm_panel(isa, weights, panel, x, sums);
-            }
+            gemm_panels(isa, weights, pass_panels.clone(), x, sums);
         }
         let mut by_matrix = all.chunks_exact_mut(pass * rows);
         let mut by_matrix: [_; MATRICES] = std::array::from_fn(|_| {
@@ -319,7 +317,7 @@ fn prefill_int8<const MATRICES: usize>(
     }
 }
 
-/// The same with AMX, which multiplies several panels per pass and writes whole tiles of sums.
+/// The same with AMX, which multiplies several panels per pass, and rows by whole tiles.
 #[cfg(target_arch = "x86_64")]
 fn for_each_panel_amx<const MATRICES: usize>(
     isa: Isa,
@@ -329,28 +327,56 @@ fn for_each_panel_amx<const MATRICES: usize>(
     mut epilogue: impl FnMut(usize, Range<usize>, [&mut [F32x16]; MATRICES]),
 ) {
     assert!(isa.has_amx(), "{} has no AMX", isa.name());
-    let (rows, padded) = (x.rows(), x.rows().next_multiple_of(PANEL_ROWS));
     let fit = AMX_L2_BYTES / (x.columns() * PANEL_ROWS * 2);
     let pass = (fit.min(AMX_PANELS) / MATRICES).max(2 / MATRICES);
-    let mut all = vec![[0f32; PANEL_ROWS]; pass * MATRICES * padded];
     for first in panels.clone().step_by(pass) {
-        let pass_panels = first..panels.end.min(first + pass);
-        let mut sums: Vec<&mut [F32x16]> =
-            all.chunks_exact_mut(padded).take(pass_panels.len() * MATRICES).collect();
-        let weights: Vec<(WeightFormat, &[u8])> = pass_panels
-            .clone()
-            .flat_map(|panel| matrices.map(|weights| (weights.format, weights.panel(panel))))
+        let panels = first..panels.end.min(first + pass);
+        let weights: Vec<(WeightFormat, &[u8])> = matrices
+            .iter()
+            .flat_map(|weights| panels.clone().map(|panel| (weights.format, weights.panel(panel))))
             .collect();
+        let width = panels.len();
+        let epilogue = |first: usize, sums: &mut [F32x16]| {
+            let rows = (x.rows() - first).min(sums.len() / (MATRICES * width));
+            let mut sums = sums.chunks_exact_mut(sums.len() / MATRICES);
+            let sums =
+                matrices.map(|_| &mut sums.next().expect("sums of each matrix")[..rows * width]);
+            epilogue(first, panels.clone(), sums);
+        };
         // SAFETY: asserted above, and an `Isa` with AMX is only made on a CPU that has it.
-        unsafe { amx::gemm(&weights, x.columns(), x.amx_tiles(), &mut sums) };
-        let mut sums = sums.into_iter().map(|sums| &mut sums[..rows]);
-        for panel in pass_panels {
-            epilogue(
-                0,
-                panel..panel + 1,
-                matrices.map(|_| sums.next().expect("sums of each panel")),
-            );
+        unsafe { amx::gemm(&weights, width, x.columns(), x.amx_tiles(), epilogue) };
+    }
+}
+
+/// Adds the products of all rows with several panels to `sums`, `[panels, rows]`.
+fn gemm_panels(
+    isa: Isa,
+    weights: &PackedMatrix<'_>,
+    panels: Range<usize>,
+    x: &Activations,
+    sums: &mut [F32x16],
+) {
+    let rows = x.rows();
+    let is_int8 = activation_format(isa, weights.format, rows) == ActivationFormat::Int8;
+    let half =
+        if is_int8 && decodes_two_panels(isa, weights.format, rows) { panels.len() / 2 } else { 0 };
+    let (halves, rest) = sums.split_at_mut(2 * half * rows);
+    let (first, second) = halves.split_at_mut(half * rows);
+    let mut both = [[[0f32; PANEL_ROWS]; 2]; STREAMS_MAX_ROWS];
+    let both = &mut both[..rows.min(STREAMS_MAX_ROWS)];
+    for (number, (first, second)) in
+        first.chunks_exact_mut(rows).zip(second.chunks_exact_mut(rows)).enumerate()
+    {
+        let number = panels.start + number;
+        both.fill([[0.0; PANEL_ROWS]; 2]);
+        let panels = [number, number + half].map(|number| weights.panel(number));
+        gemm_int8_two(isa, weights.format, panels, x.q8(), both);
+        for ((first, second), both) in first.iter_mut().zip(second).zip(&*both) {
+            [*first, *second] = *both;
         }
+    }
+    for (panel, sums) in (panels.start + 2 * half..panels.end).zip(rest.chunks_exact_mut(rows)) {
+        gemm_panel(isa, weights, panel, x, sums);
     }
 }
 
@@ -383,8 +409,8 @@ fn gemm_panel(
         }
         #[cfg(target_arch = "x86_64")]
         ActivationFormat::Bf16 if isa.has_amx() => {
-            for_each_panel_amx(isa, [weights], number..number + 1, x, |_, _, [products]| {
-                sums.copy_from_slice(products);
+            for_each_panel_amx(isa, [weights], number..number + 1, x, |first, _, [products]| {
+                sums[first..][..products.len()].copy_from_slice(products);
             });
         }
         ActivationFormat::Bf16 if format == WeightFormat::Bf16 => {

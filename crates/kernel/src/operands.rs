@@ -10,6 +10,10 @@ pub(super) type F32x16 = [f32; PANEL_ROWS];
 /// 16-bit integers or bf16 tiles. An AMX tile has as many rows: with fewer, VNNI is as fast.
 pub const DECODE_MAX_ROWS: usize = 16;
 
+/// Rows up to which decode may read two panels at a time. More rows are faster with one, whose rows
+/// a kernel keeps in registers.
+pub(super) const STREAMS_MAX_ROWS: usize = 4;
+
 /// Largest magnitude of an activation in [`Int16Rows`].
 pub const INT16_ACTIVATION_MAX: f32 = 4095.0;
 

@@ -19,6 +19,8 @@
 //! The last block may be alone. A kernel so reads a panel strictly in order: scales stored
 //! elsewhere would be a second stream, which the hardware prefetcher follows less well.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 
 /// Rows of a panel.
@@ -200,8 +202,13 @@ impl<'a> PackedMatrix<'a> {
     }
 
     pub(super) fn panel(&self, number: usize) -> &'a [u8] {
+        self.panels(number..number + 1)
+    }
+
+    /// Panels, one after the other.
+    pub(super) fn panels(&self, numbers: Range<usize>) -> &'a [u8] {
         let size = self.format.panel_bytes(self.columns);
-        &self.bytes[number * size..(number + 1) * size]
+        &self.bytes[numbers.start * size..numbers.end * size]
     }
 
     /// Dequantizes one row.

@@ -16,7 +16,7 @@ struct Operation {
     second: fn(&mut Plan) -> &mut bool,
 }
 
-static OPERATIONS: [Operation; 3] = [
+static OPERATIONS: [Operation; 4] = [
     Operation {
         name: "attention",
         variants: ["bf16", "f32"],
@@ -34,6 +34,12 @@ static OPERATIONS: [Operation; 3] = [
         variants: ["two-panels", "one-panel"],
         has_both: |isa| kernels(isa).gemm_q8_0.two.is_some(),
         second: |plan| &mut plan.one_panel,
+    },
+    Operation {
+        name: "prefetch",
+        variants: ["hardware", "software"],
+        has_both: |isa| kernels(isa).gemm_q8_0.two.is_some(),
+        second: |plan| &mut plan.software_prefetch,
     },
 ];
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::record::Absence;
+use crate::record::{Absence, Rates};
 use crate::report::{Table, TextFormat};
 use crate::{report, stats};
 
@@ -123,6 +123,15 @@ impl CaseResult {
     fn ratio(&self, engine: &str, other: &str) -> Option<f64> {
         let other = self.rate(other).filter(|rate| *rate > 0.0)?;
         Some(self.rate(engine)? / other)
+    }
+}
+
+/// Makes fractions of one read bandwidth those of another.
+pub(super) fn rescale(results: &mut [CaseResult], before: &Rates, now: &Rates) {
+    let bandwidths = before.best_read_bytes_per_s().zip(now.best_read_bytes_per_s());
+    let Some((before, now)) = bandwidths else { return };
+    for fraction in results.iter_mut().filter_map(|result| result.read_fraction.as_mut()) {
+        *fraction *= before / now;
     }
 }
 
@@ -284,6 +293,18 @@ mod tests {
                 "q8_0_decode_b1   200.0      110.0                1.82                   74  off",
             ]
         );
+    }
+
+    #[test]
+    fn a_better_bandwidth_makes_all_fractions_smaller() {
+        let rates = |read| Rates { read_huge_bytes_per_s: Some(read), ..Rates::default() };
+        let fraction = |value| CaseResult { read_fraction: value, ..result(Vec::new()) };
+        let mut results = [fraction(Some(1.25)), fraction(None), fraction(Some(0.5))];
+        rescale(&mut results, &rates(36e9), &rates(48e9));
+        let scaled = results.each_ref().map(|result| result.read_fraction);
+        assert_eq!(scaled, [Some(0.9375), None, Some(0.375)]);
+        rescale(&mut results, &Rates::default(), &rates(48e9));
+        assert_eq!(results[0].read_fraction, Some(0.9375), "an unknown bandwidth changes nothing");
     }
 
     #[test]

@@ -36,16 +36,16 @@ pub(super) fn attend(context: &Context<'_>, queries: &[f32], softmax: &mut Onlin
         let scores = &mut scores[..pages.len() * PAGE / PANEL_ROWS * padded];
         for ((keys, _), scores) in pages.iter().zip(scores.chunks_exact_mut(2 * padded)) {
             let (first, second) = keys.split_at(keys.len() / 2);
-            let (first_scores, second_scores) = scores.split_at_mut(padded);
             match &registers {
-                Some(registers) => {
-                    registers.gemm(&q, [first, second], [first_scores, second_scores]);
+                Some(registers) => registers.gemm(&q, [first, second], scores),
+                None => {
+                    let (first_scores, second_scores) = scores.split_at_mut(padded);
+                    // SAFETY: the CPU has AVX512-BF16, as was asserted.
+                    unsafe {
+                        avx512bf16::prefill_bf16(&q, first, first_scores);
+                        avx512bf16::prefill_bf16(&q, second, second_scores);
+                    }
                 }
-                // SAFETY: the CPU has AVX512-BF16, as was asserted.
-                None => unsafe {
-                    avx512bf16::prefill_bf16(&q, first, first_scores);
-                    avx512bf16::prefill_bf16(&q, second, second_scores);
-                },
             }
         }
         let p = &mut p[..pages.len() * padded / PANEL_ROWS];

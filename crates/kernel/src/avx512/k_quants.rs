@@ -3,9 +3,9 @@
 use std::arch::x86_64::*;
 
 use super::{
-    PREFETCH_MIN_ROWS, add_to, block_at, broadcast_i8x4, load, load_f16, load_u8x16, prefetch, rows,
+    add_to, block_at, broadcast_i8x4, load, load_f16, load_u8x16, prefetch, prefetches, rows,
 };
-use crate::operands::{F32x16, Q8Rows, for_row_blocks};
+use crate::operands::{F32x16, Q8Rows, STREAMS_MAX_ROWS, for_row_blocks};
 use crate::packed::{PANEL_ROWS, Q4K, Q6K, SUPER_BLOCK, paired_block};
 
 /// See [`crate::portable::gemm_q4_k`].
@@ -13,15 +13,20 @@ use crate::packed::{PANEL_ROWS, Q4K, Q6K, SUPER_BLOCK, paired_block};
 pub(super) fn gemm_q4_k(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]) {
     let out = out.as_chunks_mut::<1>().0;
     for_row_blocks!(out, [8 1 2 3 4 5 6 7], |first, block: ROWS| {
-        gemm_q4_k_rows::<ROWS, 1>([panel], x, first, block)
+        gemm_q4_k_rows::<ROWS, 1, false>([panel], x, first, block)
     });
 }
 
 /// The same for two panels.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn gemm_q4_k_two(panels: [&[u8]; 2], x: Q8Rows<'_>, out: &mut [[F32x16; 2]]) {
+    if out.len() <= STREAMS_MAX_ROWS {
+        return for_row_blocks!(out, [4 1 2 3], |first, block: ROWS| {
+            gemm_q4_k_rows::<ROWS, 2, true>(panels, x, first, block)
+        });
+    }
     for_row_blocks!(out, [6 1 2 3 4 5], |first, block: ROWS| {
-        gemm_q4_k_rows::<ROWS, 2>(panels, x, first, block)
+        gemm_q4_k_rows::<ROWS, 2, false>(panels, x, first, block)
     });
 }
 
@@ -29,7 +34,7 @@ pub(super) fn gemm_q4_k_two(panels: [&[u8]; 2], x: Q8Rows<'_>, out: &mut [[F32x1
 /// scale, at most 63, still exact in f32.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn gemm_q4_k_rows<const ROWS: usize, const PANELS: usize>(
+fn gemm_q4_k_rows<const ROWS: usize, const PANELS: usize, const IS_STREAM: bool>(
     panels: [&[u8]; PANELS],
     x: Q8Rows<'_>,
     first: usize,
@@ -54,8 +59,8 @@ fn gemm_q4_k_rows<const ROWS: usize, const PANELS: usize>(
                     for panel in 0..PANELS {
                         let lines = panels[panel][i][Q4K::NIBBLES..].as_chunks::<64>().0;
                         let line = &lines[8 * pair + group];
-                        if PANELS == 1 && ROWS >= PREFETCH_MIN_ROWS && odd == 0 {
-                            prefetch(line);
+                        if prefetches(PANELS, ROWS, IS_STREAM) && odd == 0 {
+                            prefetch::<PANELS>(line);
                         }
                         let both = load(line);
                         let nibbles = if odd == 0 { both } else { _mm512_srli_epi16::<4>(both) };
@@ -159,15 +164,20 @@ pub(crate) fn block_scales(block: &[u8; Q4K::BYTES]) -> (__m512, __m512) {
 pub(super) fn gemm_q6_k(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]) {
     let out = out.as_chunks_mut::<1>().0;
     for_row_blocks!(out, [8 1 2 3 4 5 6 7], |first, block: ROWS| {
-        gemm_q6_k_rows::<ROWS, 1>([panel], x, first, block)
+        gemm_q6_k_rows::<ROWS, 1, false>([panel], x, first, block)
     });
 }
 
 /// The same for two panels.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn gemm_q6_k_two(panels: [&[u8]; 2], x: Q8Rows<'_>, out: &mut [[F32x16; 2]]) {
+    if out.len() <= STREAMS_MAX_ROWS {
+        return for_row_blocks!(out, [4 1 2 3], |first, block: ROWS| {
+            gemm_q6_k_rows::<ROWS, 2, true>(panels, x, first, block)
+        });
+    }
     for_row_blocks!(out, [4 1 2 3], |first, block: ROWS| {
-        gemm_q6_k_rows::<ROWS, 2>(panels, x, first, block)
+        gemm_q6_k_rows::<ROWS, 2, false>(panels, x, first, block)
     });
 }
 
@@ -176,7 +186,7 @@ pub(super) fn gemm_q6_k_two(panels: [&[u8]; 2], x: Q8Rows<'_>, out: &mut [[F32x1
 /// exact in f32 once multiplied with their scales (at most 128) and added.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn gemm_q6_k_rows<const ROWS: usize, const PANELS: usize>(
+fn gemm_q6_k_rows<const ROWS: usize, const PANELS: usize, const IS_STREAM: bool>(
     panels: [&[u8]; PANELS],
     x: Q8Rows<'_>,
     first: usize,
@@ -195,8 +205,8 @@ fn gemm_q6_k_rows<const ROWS: usize, const PANELS: usize>(
                     let (_, block) = paired_block::<{ Q6K::BYTES }>(panels[panel], i);
                     let (sub_scales, lines) = block.split_at(Q6K::SUB_BLOCKS);
                     let lines = &lines.as_chunks::<64>().0.as_chunks::<3>().0[number];
-                    if PANELS == 1 && ROWS >= PREFETCH_MIN_ROWS {
-                        lines.iter().for_each(|line| prefetch(line));
+                    if prefetches(PANELS, ROWS, IS_STREAM) {
+                        lines.iter().for_each(|line| prefetch::<PANELS>(line));
                     }
                     weights[panel] = unpack_q6(lines);
                     let scale = load_u8x16(&sub_scales.as_chunks::<PANEL_ROWS>().0[number]);

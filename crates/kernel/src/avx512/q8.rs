@@ -6,8 +6,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{PREFETCH_MIN_ROWS, add_to, block_at, broadcast_i8x4, load, load_f16, prefetch, rows};
-use crate::operands::{F32x16, Q8Rows, for_row_blocks};
+use super::{add_to, block_at, broadcast_i8x4, load, load_f16, prefetch, prefetches, rows};
+use crate::operands::{F32x16, Q8Rows, STREAMS_MAX_ROWS, for_row_blocks};
 use crate::packed::{Asymmetric, BLOCK, Q8_0_BYTES, paired_block};
 
 /// See [`crate::portable::gemm_q8_0`].
@@ -17,21 +17,26 @@ pub(super) fn gemm_q8_0(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]) {
     // Eight rows saturate the multipliers once the panel is in L1.
     let (before, rest) = match out.as_chunks_mut::<1>().0.split_first_chunk_mut::<16>() {
         Some((block, rest)) => {
-            gemm_q8_0_rows::<16, 1>([panel], x, 0, block);
+            gemm_q8_0_rows::<16, 1, false>([panel], x, 0, block);
             (16, rest)
         }
         None => (0, out.as_chunks_mut().0),
     };
     for_row_blocks!(rest, [8 1 2 3 4 5 6 7], |first, block: ROWS| {
-        gemm_q8_0_rows::<ROWS, 1>([panel], x, before + first, block)
+        gemm_q8_0_rows::<ROWS, 1, false>([panel], x, before + first, block)
     });
 }
 
 /// The same for two panels.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn gemm_q8_0_two(panels: [&[u8]; 2], x: Q8Rows<'_>, out: &mut [[F32x16; 2]]) {
+    if out.len() <= STREAMS_MAX_ROWS {
+        return for_row_blocks!(out, [4 1 2 3], |first, block: ROWS| {
+            gemm_q8_0_rows::<ROWS, 2, true>(panels, x, first, block)
+        });
+    }
     for_row_blocks!(out, [6 1 2 3 4 5], |first, block: ROWS| {
-        gemm_q8_0_rows::<ROWS, 2>(panels, x, first, block)
+        gemm_q8_0_rows::<ROWS, 2, false>(panels, x, first, block)
     });
 }
 
@@ -39,7 +44,7 @@ pub(super) fn gemm_q8_0_two(panels: [&[u8]; 2], x: Q8Rows<'_>, out: &mut [[F32x1
 /// weight. Sums start at -128 times the sum of the activations, which corrects that.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn gemm_q8_0_rows<const ROWS: usize, const PANELS: usize>(
+fn gemm_q8_0_rows<const ROWS: usize, const PANELS: usize, const IS_STREAM: bool>(
     panels: [&[u8]; PANELS],
     x: Q8Rows<'_>,
     first: usize,
@@ -60,8 +65,8 @@ fn gemm_q8_0_rows<const ROWS: usize, const PANELS: usize>(
             for panel in 0..PANELS {
                 let (_, quants) = paired_block::<Q8_0_BYTES>(panels[panel], number);
                 let line = &quants.as_chunks::<64>().0[group];
-                if PANELS == 1 && ROWS >= PREFETCH_MIN_ROWS {
-                    prefetch(line);
+                if prefetches(PANELS, ROWS, IS_STREAM) {
+                    prefetch::<PANELS>(line);
                 }
                 weights[panel] = _mm512_xor_si512(load(line), sign_bit);
             }
@@ -97,22 +102,27 @@ fn gemm_q8_0_rows<const ROWS: usize, const PANELS: usize>(
 pub(super) fn gemm_asymmetric(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]) {
     let out = out.as_chunks_mut::<1>().0;
     for_row_blocks!(out, [8 1 2 3 4 5 6 7], |first, block: ROWS| {
-        gemm_asymmetric_rows::<ROWS, 1>([panel], x, first, block)
+        gemm_asymmetric_rows::<ROWS, 1, false>([panel], x, first, block)
     });
 }
 
 /// The same for two panels.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn gemm_asymmetric_two(panels: [&[u8]; 2], x: Q8Rows<'_>, out: &mut [[F32x16; 2]]) {
+    if out.len() <= STREAMS_MAX_ROWS {
+        return for_row_blocks!(out, [4 1 2 3], |first, block: ROWS| {
+            gemm_asymmetric_rows::<ROWS, 2, true>(panels, x, first, block)
+        });
+    }
     for_row_blocks!(out, [6 1 2 3 4 5], |first, block: ROWS| {
-        gemm_asymmetric_rows::<ROWS, 2>(panels, x, first, block)
+        gemm_asymmetric_rows::<ROWS, 2, false>(panels, x, first, block)
     });
 }
 
 /// `vpdpbusd` of weights that are unsigned as they are.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn gemm_asymmetric_rows<const ROWS: usize, const PANELS: usize>(
+fn gemm_asymmetric_rows<const ROWS: usize, const PANELS: usize, const IS_STREAM: bool>(
     panels: [&[u8]; PANELS],
     x: Q8Rows<'_>,
     first: usize,
@@ -129,8 +139,8 @@ fn gemm_asymmetric_rows<const ROWS: usize, const PANELS: usize>(
             for panel in 0..PANELS {
                 let block = &panels[panel][number];
                 let line = &block[Asymmetric::QUANTS..].as_chunks::<64>().0[group];
-                if PANELS == 1 && ROWS >= PREFETCH_MIN_ROWS {
-                    prefetch(line);
+                if prefetches(PANELS, ROWS, IS_STREAM) {
+                    prefetch::<PANELS>(line);
                 }
                 weights[panel] = load(line);
             }

@@ -269,14 +269,12 @@ fn bf16_gemm_stays_within_its_operands() {
                 #[cfg(target_arch = "x86_64")]
                 if isa.has_amx() && rows % PANEL_ROWS == 0 {
                     let amx_sums = sums(rows, |sums| {
+                        let panels = [(WeightFormat::Bf16, panel.get())];
                         // SAFETY: `has_amx` was asked.
                         unsafe {
-                            amx::gemm(
-                                &[(WeightFormat::Bf16, panel.get())],
-                                columns,
-                                tiles.get(),
-                                &mut [sums],
-                            );
+                            amx::gemm(&panels, 1, columns, tiles.get(), |first, block| {
+                                sums[first..][..block.len()].copy_from_slice(block);
+                            });
                         }
                     });
                     assert_near(&amx_sums, &out, "AMX");
