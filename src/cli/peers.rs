@@ -115,10 +115,9 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
                 result.rate(NATIVE).and_then(|rate| model.read_fraction(case, rate, &rates));
             let exceeds = result.read_fraction.is_some_and(|fraction| fraction > 1.0);
             results.push(result);
-            if exceeds {
-                // The machine was slower when its bandwidth was measured.
-                let best =
-                    rates.best_of(&measure::peak_rates(setup.threads, ReadBudget::EXTENDED)?);
+            // The machine was slower when its bandwidth was measured.
+            if exceeds && let Ok(again) = measure::peak_rates(setup.threads, ReadBudget::EXTENDED) {
+                let best = rates.best_of(&again);
                 results::rescale(&mut results, &rates, &best);
                 rates = best;
             }

@@ -12,7 +12,7 @@ use crate::kernel::{
 /// Rows of a pass of prefill.
 const ROWS: usize = 512;
 
-/// Weights that one token reads, more than caches hold.
+/// Weights that one token reads: more than most CPUs cache.
 const DECODE_BYTES: usize = 256 << 20;
 
 /// A feed-forward matrix of Qwen3-0.6B, `[outputs, columns]`.

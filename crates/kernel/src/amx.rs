@@ -169,7 +169,8 @@ impl TileRegisters {
 
     /// `sums[at[i] + row * step] = x[row] · weights[i]`. Register blocking: 2 x 2 tiles of sums (tmm0
     /// to tmm3), so that each of the four loads per step of 32 columns serves two `tdpbf16ps`; the
-    /// last row of tiles may be alone. Tiles lie in L2: those two steps ahead are prefetched.
+    /// last row of tiles may be alone. Tiles lie in L2: with two rows, those two steps ahead are
+    /// prefetched.
     fn microkernel(
         &self,
         x: &[AmxTile],
@@ -185,7 +186,9 @@ impl TileRegisters {
         );
         assert!(at.iter().all(|at| at + (rows * PANEL_ROWS - 1) * step < sums.len()));
         let [b0, b1] = weights.map(<[u8]>::as_ptr);
-        let [c0, c1] = at.map(|at| sums[at..].as_mut_ptr());
+        // From one base: panels of the same matrix lie between each other's lines.
+        let sums = sums.as_mut_ptr();
+        let [c0, c1] = at.map(|at| sums.wrapping_add(at));
         let stride = step * size_of::<F32x16>();
         match rows {
             // SAFETY: reads `row_tiles` tiles of activations and of both weights, and writes one

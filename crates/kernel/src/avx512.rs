@@ -107,7 +107,7 @@ const PREFETCH_DISTANCE: usize = 4096;
 const PREFETCH_MIN_ROWS: usize = 3;
 
 /// Whether a kernel prefetches weights. Prefill reads most panels that it takes by two from L1,
-/// where a prefetch costs a load; decode streams both from memory.
+/// where a prefetch costs a load; up to four rows, as in decode, stream both from memory.
 const fn prefetches(panels: usize, rows: usize, is_stream: bool) -> bool {
     is_stream || panels == 1 && rows >= PREFETCH_MIN_ROWS
 }

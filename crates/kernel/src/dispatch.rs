@@ -105,7 +105,7 @@ pub(super) fn gemm_int8(
     }
 }
 
-/// Whether a kernel for two panels of a format runs.
+/// Whether prefill multiplies two panels of a format at a time.
 pub(super) fn multiplies_two_panels(isa: Isa, format: WeightFormat) -> bool {
     !isa.choices().one_panel && gemm_q8(isa, format).two.is_some()
 }

@@ -348,7 +348,7 @@ fn for_each_panel_amx<const MATRICES: usize>(
     }
 }
 
-/// Adds the products of all rows with several panels to `sums`, `[panels, rows]`.
+/// Products of all rows with several panels, `[panels, rows]`; `sums` are zero.
 fn gemm_panels(
     isa: Isa,
     weights: &PackedMatrix<'_>,

@@ -44,9 +44,10 @@ pub(super) struct Plan {
     /// BF16 weights are multiplied as 16-bit integer panels, in decode and with Arm as f32, instead
     /// of bf16.
     pub widen_bf16: bool,
-    /// GEMM with 8-bit activations takes one panel at a time instead of two.
+    /// Prefill with 8-bit activations takes one panel at a time instead of two.
     pub one_panel: bool,
-    /// Decode of few rows prefetches weights, and reads two panels of 8 bits at a time.
+    /// Decode of few rows prefetches weights, and reads two panels of 8 bits at a time where a task
+    /// has them.
     pub software_prefetch: bool,
 }
 

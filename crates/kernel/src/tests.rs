@@ -215,29 +215,42 @@ fn a_row_does_not_depend_on_the_other_rows() {
 #[test]
 fn swiglu_takes_a_gate_of_another_format() {
     let tiers = Isa::for_tests();
-    let pool = Pool::new(2).unwrap();
-    let matrix = [
-        RandomMatrix::new(GgmlType::F32, [40, 256], 1),
-        RandomMatrix::new(GgmlType::Q4K, [40, 256], 2),
-    ];
-    for rows in [2, 20] {
-        let x = numbers(rows * 256, 3);
-        let [a, b] = matrix.each_ref().map(|matrix| matrix.product(&x));
-        for &isa in &tiers {
-            for (gate, up) in [(0, 1), (1, 0)] {
-                let mut out = Activations::default();
-                let weights = [matrix[gate].packed(), matrix[up].packed()];
-                gemm_swiglu(&pool, isa, &mut activations(&pool, &x, 256), weights, &mut out);
-                let [gate_sums, up_sums] = if gate == 0 { [&a, &b] } else { [&b, &a] };
-                let exact: Vec<f64> = gate_sums
-                    .iter()
-                    .zip(up_sums)
-                    .map(|(g, u)| g / (1.0 + (-g).exp()) * u)
-                    .collect();
-                let rows: Vec<f32> =
-                    out.f32().chunks(64).flat_map(|row| row[..40].iter().copied()).collect();
-                let error = distance(&rows, &exact);
-                assert!(error < 0.02, "{} {gate}: {error}", isa.name());
+    let pool = Pool::new(1).unwrap();
+    for (dtypes, outputs, columns) in [
+        ([GgmlType::F32, GgmlType::Q4K], 40, 256),
+        // Several passes over several panels, of which the last pass has an odd number.
+        ([GgmlType::Q8_0, GgmlType::Q4K], 600, 256),
+        ([GgmlType::F16, GgmlType::BF16], 600, 96),
+    ] {
+        let [a, b] = [(dtypes[0], 1), (dtypes[1], 2)]
+            .map(|(dtype, seed)| RandomMatrix::new(dtype, [outputs, columns], seed));
+        for rows in [2, 20, 50] {
+            let x = numbers(rows * columns, 3);
+            let [a_sums, b_sums] = [&a, &b].map(|matrix| matrix.product(&x));
+            for &isa in &tiers {
+                let alone = gemm_alone(&pool, isa, a.packed(), &x);
+                let error = distance(&alone, &a_sums);
+                assert!(error < 0.02, "{} {dtypes:?} {rows}: {error}", isa.name());
+                for [(gate, gate_sums), (up, up_sums)] in
+                    [[(&a, &a_sums), (&b, &b_sums)], [(&b, &b_sums), (&a, &a_sums)]]
+                {
+                    let mut out = Activations::default();
+                    let weights = [gate.packed(), up.packed()];
+                    gemm_swiglu(
+                        &pool,
+                        isa,
+                        &mut activations(&pool, &x, columns),
+                        weights,
+                        &mut out,
+                    );
+                    let silu_mul = |(g, u): (&f64, &f64)| g / (1.0 + (-g).exp()) * u;
+                    let exact: Vec<f64> = gate_sums.iter().zip(up_sums).map(silu_mul).collect();
+                    let rows_of = out.f32().chunks(out.columns());
+                    let products: Vec<f32> =
+                        rows_of.flat_map(|row| row[..outputs].iter().copied()).collect();
+                    let error = distance(&products, &exact);
+                    assert!(error < 0.02, "{} {dtypes:?} {rows}: {error}", isa.name());
+                }
             }
         }
     }
