@@ -23,6 +23,19 @@ const LINE: usize = TILE_BYTES / PANEL_ROWS;
 /// Rows that are multiplied with all panels of a pass before the next ones.
 const BLOCK_ROWS: usize = 2 * PANEL_ROWS;
 
+/// Assembly that prefetches the sixteen lines of the tile `ahead` of a pointer.
+macro_rules! prefetch_tile {
+    ($pointer:literal) => {
+        concat!(
+            ".irp i,0,64,128,192,256,320,384,448,512,576,640,704,768,832,896,960\n",
+            "prefetcht0 [{",
+            $pointer,
+            "} + {ahead} + \\i]\n",
+            ".endr"
+        )
+    };
+}
+
 /// Operand of `ldtilecfg` (Intel's `__tile_config`).
 #[repr(C, align(64))]
 struct TileConfig {
@@ -167,10 +180,10 @@ impl TileRegisters {
         }
     }
 
-    /// `sums[at[i] + row * step] = x[row] · weights[i]`. Register blocking: 2 x 2 tiles of sums (tmm0
-    /// to tmm3), so that each of the four loads per step of 32 columns serves two `tdpbf16ps`; the
-    /// last row of tiles may be alone. Tiles lie in L2: with two rows, those two steps ahead are
-    /// prefetched.
+    /// `sums[at[i] + row * step] = x[row] · weights[i]`. Register blocking: 2 x 2 tiles of sums
+    /// (tmm0 to tmm3), so that each of the four loads per step of 32 columns serves two
+    /// `tdpbf16ps`; the last row of tiles may be alone. Tiles lie in L2: with two rows, those two
+    /// steps ahead are prefetched.
     fn microkernel(
         &self,
         x: &[AmxTile],
@@ -231,23 +244,15 @@ impl TileRegisters {
                     "tilezero tmm2",
                     "tilezero tmm3",
                     "2:",
-                    ".irp i,0,64,128,192,256,320,384,448,512,576,640,704,768,832,896,960",
-                    "prefetcht0 [{a0} + {ahead} + \\i]",
-                    ".endr",
+                    prefetch_tile!("a0"),
                     "tileloadd tmm4, [{a0} + {line}]",
-                    ".irp i,0,64,128,192,256,320,384,448,512,576,640,704,768,832,896,960",
-                    "prefetcht0 [{b0} + {ahead} + \\i]",
-                    ".endr",
+                    prefetch_tile!("b0"),
                     "tileloadd tmm6, [{b0} + {line}]",
                     "tdpbf16ps tmm0, tmm4, tmm6",
-                    ".irp i,0,64,128,192,256,320,384,448,512,576,640,704,768,832,896,960",
-                    "prefetcht0 [{b1} + {ahead} + \\i]",
-                    ".endr",
+                    prefetch_tile!("b1"),
                     "tileloadd tmm7, [{b1} + {line}]",
                     "tdpbf16ps tmm1, tmm4, tmm7",
-                    ".irp i,0,64,128,192,256,320,384,448,512,576,640,704,768,832,896,960",
-                    "prefetcht0 [{a1} + {ahead} + \\i]",
-                    ".endr",
+                    prefetch_tile!("a1"),
                     "tileloadd tmm5, [{a1} + {line}]",
                     "tdpbf16ps tmm2, tmm5, tmm6",
                     "tdpbf16ps tmm3, tmm5, tmm7",

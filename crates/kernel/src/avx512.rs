@@ -89,8 +89,8 @@ fn broadcast_i8x4(x: &[i8; 4]) -> __m512i {
     _mm512_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)))
 }
 
-/// Prefetches the line [`PREFETCH_DISTANCE`] behind, half of it where two panels are read at a time.
-/// Of an unmapped address it does nothing.
+/// Prefetches the line [`PREFETCH_DISTANCE`] behind, half of it where two panels are read at a
+/// time. Of an unmapped address it does nothing.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn prefetch<const PANELS: usize>(line: &[u8; 64]) {
@@ -232,10 +232,14 @@ fn gemm_f16_bf16<const PREFETCH_ROWS: usize>(
         unsafe {
             match format {
                 WeightFormat::F16 => {
-                    gemm_f16_bf16_rows::<ROWS, true, PREFETCH_ROWS>(lines, step, columns, x, stride, block)
+                    gemm_f16_bf16_rows::<ROWS, true, PREFETCH_ROWS>(
+                        lines, step, columns, x, stride, block,
+                    )
                 }
                 WeightFormat::Bf16 => {
-                    gemm_f16_bf16_rows::<ROWS, false, PREFETCH_ROWS>(lines, step, columns, x, stride, block)
+                    gemm_f16_bf16_rows::<ROWS, false, PREFETCH_ROWS>(
+                        lines, step, columns, x, stride, block,
+                    )
                 }
                 other => no_kernel(other),
             }

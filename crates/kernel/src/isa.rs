@@ -262,7 +262,8 @@ impl Plan {
     /// Zen 4 at twice that rate (471 and 236). AMX multiplies bf16 on its own. Arm's `bfmmla` was
     /// measured at 3.4 and 3.9 times f32 on Cortex-X2 and A710, and 1.1 times on A510
     /// (iree-org/iree, pull request 14495). Software prefetch of two panels read 28 to 32 GB/s of
-    /// Q8_0 and Q4_K on a Granite Rapids, its hardware prefetcher 18 to 24; Zen 4 is faster without.
+    /// Q8_0 and Q4_K on a Granite Rapids, its hardware prefetcher 18 to 24; Zen 4 is faster
+    /// without.
     pub(super) fn of(tier: Tier) -> Self {
         let slow_bf16 = tier == Tier::Avx512 && !is_amd();
         Self {
